@@ -1,0 +1,58 @@
+"""A conditional GAN on FashionMNIST, small enough to read and fast enough to use."""
+
+from .checkpoints import TrainingState, load_checkpoint, save_checkpoint
+from .config import FASHION_MNIST_CLASSES, CGANConfig, choose_device, data_folder, runs_folder
+from .data import LabelledImages, load_fashion_mnist, normalize
+from .models import Discriminator, Generator
+from .plotting import (
+    COLOUR_D,
+    COLOUR_G,
+    plot_class_grid,
+    plot_history,
+    plot_images,
+    show,
+    show_source,
+)
+from .sampling import class_grid, draw_latent, sample
+from .training import (
+    discriminator_loss,
+    discriminator_step,
+    generator_loss,
+    generator_step,
+    train,
+    train_epoch,
+    training_step,
+)
+
+__all__ = [
+    "COLOUR_D",
+    "COLOUR_G",
+    "FASHION_MNIST_CLASSES",
+    "CGANConfig",
+    "Discriminator",
+    "Generator",
+    "LabelledImages",
+    "TrainingState",
+    "choose_device",
+    "class_grid",
+    "data_folder",
+    "discriminator_loss",
+    "discriminator_step",
+    "draw_latent",
+    "generator_loss",
+    "generator_step",
+    "load_checkpoint",
+    "load_fashion_mnist",
+    "normalize",
+    "plot_class_grid",
+    "plot_history",
+    "plot_images",
+    "runs_folder",
+    "sample",
+    "save_checkpoint",
+    "show",
+    "show_source",
+    "train",
+    "train_epoch",
+    "training_step",
+]

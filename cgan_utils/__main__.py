@@ -1,0 +1,54 @@
+"""The package from a shell: `python -m cgan_utils train|sample`; `--help` lists the flags."""
+
+from pathlib import Path
+
+import tyro
+
+from . import (
+    CGANConfig,
+    class_grid,
+    load_checkpoint,
+    load_fashion_mnist,
+    plot_class_grid,
+    runs_folder,
+    save_checkpoint,
+    train,
+)
+
+ORIGINAL = CGANConfig.original()
+
+
+def train_command(
+    config: tyro.conf.OmitArgPrefixes[CGANConfig] = ORIGINAL,
+    output: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    max_steps: int | None = None,
+    resume_from: Path | None = None,
+):
+    """Train on FashionMNIST and write a checkpoint (default: original.pt in the runs folder)."""
+    data = load_fashion_mnist("train")
+    state = train(config, data, device, seed=seed, max_steps=max_steps, resume_from=resume_from)
+    print("checkpoint:", save_checkpoint(output or runs_folder() / "original.pt", state))
+
+
+def sample_command(
+    checkpoint: tyro.conf.Positional[Path], output: Path, columns: int = 10, seed: int = 0
+):
+    """Draw the class grid of a checkpoint's generator: one row per class, one z per column."""
+    generator = load_checkpoint(checkpoint).generator
+    images = class_grid(generator, columns, seed)
+    figure = plot_class_grid(images, generator.config.classes)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100, bbox_inches="tight")
+    print("picture:", output)
+
+
+def main():
+    tyro.extras.subcommand_cli_from_dict(
+        {"train": train_command, "sample": sample_command}, prog="python -m cgan_utils"
+    )
+
+
+if __name__ == "__main__":
+    main()

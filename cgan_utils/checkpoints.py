@@ -1,0 +1,130 @@
+"""The state of a training run, and how it is kept on disk.
+
+A checkpoint is one file with everything needed to go on: config, both networks, both optimisers,
+the noise generator's state, the step counter and the history.
+"""
+
+import copy
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .config import CGANConfig, check_count, choose_device, random_stream
+from .models import Discriminator, Generator
+
+FORMAT_VERSION = 1
+
+WEIGHTS, NOISE, ORDER = range(3)  # what a run draws random numbers for: see `random_stream`
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """A training run at one moment; what `train` returns, and what each callback is given."""
+
+    config: CGANConfig
+    seed: int  # fixes the initial weights, the order of the images and all noise
+    generator: Generator
+    discriminator: Discriminator
+    generator_optimizer: torch.optim.Adam
+    discriminator_optimizer: torch.optim.Adam
+    noise: torch.Generator  # the random numbers behind z and the labels asked of G
+    step: int = 0  # updates made so far, of each network
+    measures: torch.Tensor | None = None  # this epoch's so far, one row per step
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # one mean per epoch
+
+    @classmethod
+    def create(cls, config, seed=0, device="cpu"):
+        """Fresh networks and optimisers. The same seed gives the same weights on every device."""
+        check_count("seed", seed, minimum=0)
+        device = choose_device(device)
+        with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
+            torch.set_rng_state(random_stream(seed, WEIGHTS).get_state())
+            generator = Generator(config).to(device)
+            discriminator = Discriminator(config).to(device)
+
+        def adam(network):
+            return torch.optim.Adam(
+                network.parameters(), lr=config.learning_rate, betas=config.betas, fused=True
+            )
+
+        noise = random_stream(seed, NOISE, device=device)
+        return cls(
+            config, seed, generator, discriminator, adam(generator), adam(discriminator), noise
+        )
+
+    @property
+    def device(self):
+        return self.noise.device
+
+    @property
+    def epoch(self):
+        """Whole epochs trained so far."""
+        return len(self.history.get("loss_d", ()))
+
+
+_PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+
+
+def save_checkpoint(path, state):
+    """Write a `TrainingState` to `path`, whole or not at all; returns the path.
+
+    The file is written beside its final name, flushed to the disk, then renamed, so that an
+    interruption at any moment leaves the previous file or the new one, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "format_version": FORMAT_VERSION,
+        "config": state.config.to_dict(),
+        "seed": state.seed,
+        "step": state.step,
+        "measures": state.measures,
+        "history": state.history,
+        "noise": state.noise.get_state(),
+        "device": state.device.type,
+        **{part: getattr(state, part).state_dict() for part in _PARTS},
+    }
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def load_checkpoint(path, device="cpu"):
+    """Read a `TrainingState` back; it continues exactly where it was saved.
+
+    Only tensors and plain values are unpickled (`weights_only=True`), so a file from a stranger
+    cannot run code. Raises FileNotFoundError if there is no such file, ValueError if it is damaged
+    or no checkpoint of this package.
+    """
+    path = Path(path)
+    device = choose_device(device)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no checkpoint at {path}")
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+        version = contents["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}; this package reads {FORMAT_VERSION}")
+        config = CGANConfig.from_dict(contents["config"])
+        state = TrainingState.create(config, contents["seed"], device)
+        for part in _PARTS:
+            getattr(state, part).load_state_dict(contents[part])
+        state.step = contents["step"]
+        state.measures = contents["measures"]
+        state.history = copy.deepcopy(contents["history"])
+        if contents["device"] == state.device.type:  # another device draws other numbers anyway
+            state.noise.set_state(contents["noise"].cpu())
+    except Exception as error:
+        raise ValueError(f"path: {path} is not a whole cgan_utils checkpoint ({error})") from error
+    return state

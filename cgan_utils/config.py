@@ -1,0 +1,157 @@
+"""What a run is made of: hyper-parameters, class names, device, seeds, folders."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CGANConfig:
+    """Hyper-parameters of one conditional GAN. `cfg.replace(epochs=1)` makes a changed copy.
+
+    Raises TypeError or ValueError, naming the field, for a value that cannot be trained with.
+    """
+
+    classes: tuple[str, ...] = FASHION_MNIST_CLASSES  # one name per label 0, 1, 2, ...
+    image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
+
+    embedding_dim: int = 10  # length of the learned vector that stands for a label
+    latent_dim: int = 100  # length of the noise vector z
+    hidden_dim: int = 256  # width of the two hidden layers of both networks
+
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-4  # Adam's, for both networks
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
+
+    @classmethod
+    def original(cls):
+        """The blog post's recipe. It gives no hidden_dim, latent_dim or learning rate: ours."""
+        return cls()
+
+    def replace(self, **changes):
+        """A copy with some fields changed."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"CGANConfig has no field {name!r}; it has {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
+
+    @property
+    def image_size(self):
+        """Numbers in one flattened image: channels x height x width."""
+        return math.prod(self.image_shape)
+
+    def to_dict(self):
+        """Plain lists, numbers and strings, so that a checkpoint needs no pickled class."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields):
+        """The inverse of `to_dict`."""
+        return cls().replace(
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        )
+
+    def __post_init__(self):
+        _check_tuple("classes", self.classes, str)
+        if len(self.classes) < 1 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be distinct names, at least one; got {self.classes}")
+        _check_tuple("image_shape", self.image_shape, int, length=3)
+        _check_tuple("betas", self.betas, float, length=2)
+        for size in self.image_shape:
+            check_count("image_shape", size)
+        for name in ("embedding_dim", "latent_dim", "hidden_dim", "epochs", "batch_size"):
+            check_count(name, getattr(self, name))
+        if isinstance(self.learning_rate, bool) or not isinstance(self.learning_rate, int | float):
+            raise TypeError(f"learning_rate must be a number; got {self.learning_rate!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1); got {self.betas}")
+
+
+def check_count(name, value, minimum=1):
+    """Raise unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number; got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value}")
+
+
+def _check_tuple(name, value, item_type, length=None):
+    items_fit = isinstance(value, tuple) and all(isinstance(item, item_type) for item in value)
+    if not items_fit or (length is not None and len(value) != length):
+        size = "" if length is None else f"{length} "
+        raise TypeError(f"{name} must be a tuple of {size}{item_type.__name__}; got {value!r}")
+
+
+def project_folder():
+    """The README's folder in a clone; for a package installed elsewhere, the working folder."""
+    clone = Path(__file__).resolve().parents[1]
+    return clone if (clone / "pyproject.toml").exists() else Path.cwd()
+
+
+def data_folder():
+    """Where the dataset lies: CGAN_DATA_DIR if set, else data/ beside the README."""
+    return Path(os.environ.get("CGAN_DATA_DIR") or project_folder() / "data")
+
+
+def runs_folder():
+    """Where checkpoints and pictures go: CGAN_RUNS_DIR if set, else runs/ beside the README."""
+    return Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
+
+
+def choose_device(device="auto"):
+    """A torch.device: "auto" takes CUDA if there is one, else the CPU; other names are checked.
+
+    Raises TypeError or ValueError for a name torch does not know or a device that is not there.
+    """
+    if isinstance(device, torch.device):
+        device = str(device)
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a name such as 'auto', 'cpu' or 'cuda'; got {device!r}")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be 'auto', 'cpu' or a device this machine has; got {device!r} ({reason})"
+        ) from error
+
+
+def random_stream(seed, *purpose, device="cpu"):
+    """A torch.Generator whose numbers are independent for each seed and purpose (whole numbers).
+
+    torch's CPU generator keeps only 32 bits of a seed, so seeds cannot simply be added up;
+    numpy's SeedSequence mixes them.
+    """
+    mixed = np.random.SeedSequence([seed, *purpose]).generate_state(1).item()
+    return torch.Generator(device).manual_seed(mixed)

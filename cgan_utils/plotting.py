@@ -1,0 +1,95 @@
+"""What the notebooks draw: image grids, loss curves, and the package's own source.
+
+Everything here takes plain tensors and lists and returns a matplotlib Figure (or shows one).
+"""
+
+import inspect
+import io
+import math
+import textwrap
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from PIL import Image
+from torchvision.utils import make_grid
+
+# Two colours that stay apart for colour-blind readers (Okabe & Ito 2008): G warm, D cool.
+COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
+
+
+def show(figure, alt):
+    """Show a figure with alternative text, for screen readers and for readers of the plain text."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    bundle = {"image/png": small.getvalue(), "text/plain": alt}
+    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def show_source(*objects):
+    """Show the source of functions or classes of the package, as the package has it."""
+    code = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).rstrip() for thing in objects)
+    display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, raw=True)
+
+
+def plot_class_grid(images, classes, column_titles=None):
+    """Rows = classes by name. images float (len(classes) * columns, C, H, W) in [-1, 1], by row.
+
+    The grey scale is fixed at -1..1, so that a fault of range is seen, not stretched away.
+    """
+    columns = len(images) // len(classes)
+    height, width = images.shape[2:]
+    figure, axes = plt.subplots(figsize=(1.3 + 0.75 * columns, 0.3 + 0.75 * len(classes)))
+    _draw_grid(axes, images, columns)
+    axes.set_yticks([2 + height / 2 + row * (height + 2) for row in range(len(classes))], classes)
+    if column_titles is not None:
+        places = [2 + width / 2 + column * (width + 2) for column in range(columns)]
+        axes.set_xticks(places, column_titles)
+        axes.xaxis.tick_top()
+    return figure
+
+
+def plot_images(images, titles, columns=8):
+    """One picture per title, in rows of `columns`. images float (N, C, H, W) in [-1, 1]."""
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.4 * columns, 1.7 * rows), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        _draw_grid(axes, image[None], 1)
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_history(history):
+    """Losses (left, with the values of a D that only guesses) and D's verdicts (right) per epoch.
+
+    history: lists loss_d, loss_g, d_real, d_fake, one value per epoch.
+    """
+    epochs = range(1, len(history["loss_d"]) + 1)
+    figure, (losses, verdicts) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    losses.plot(epochs, history["loss_d"], "o-", color=COLOUR_D, label="loss of D")
+    losses.plot(epochs, history["loss_g"], "s-", color=COLOUR_G, label="loss of G")
+    losses.axhline(2 * math.log(2), color=COLOUR_D, linestyle=":", label="D guesses: 2 ln 2")
+    losses.axhline(math.log(2), color=COLOUR_G, linestyle=":", label="D guesses: ln 2")
+    losses.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+    verdicts.plot(epochs, history["d_real"], "o-", color=COLOUR_D, label="D(x), real images")
+    verdicts.plot(epochs, history["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated")
+    verdicts.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
+    verdicts.set(xlabel="epoch", ylabel="mean probability of being real", ylim=(0, 1))
+    for axes in (losses, verdicts):
+        axes.legend(fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _draw_grid(axes, images, columns):
+    tiled = make_grid(images.detach().cpu(), nrow=columns, padding=2, pad_value=1)
+    axes.imshow(((tiled + 1) / 2).clamp(0, 1).permute(1, 2, 0))  # (height, width, 3)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)

@@ -1,0 +1,92 @@
+"""Asking a trained generator for images: by class, by seed, or by latent."""
+
+import copy
+
+import torch
+
+from .config import check_count
+from .models import Generator
+
+
+def draw_latent(count, latent_dim, seed=0):
+    """`count` noise vectors z ~ N(0, I): float32 (count, latent_dim), on the CPU.
+
+    The same seed gives the same vectors on every device.
+    """
+    check_count("count", count, minimum=0)
+    check_count("latent_dim", latent_dim)
+    check_count("seed", seed, minimum=0)
+    return torch.randn(count, latent_dim, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def sample(generator, labels, seed=0, *, latent=None, batch_size=4096):
+    """Generate one image per label: float32 (N, C, H, W) in [-1, 1], on the generator's device.
+
+    labels: one label or a sequence (list, numpy array, int64 tensor) of class numbers or names.
+    latent: z float32 (N, latent_dim) to use instead of drawing it with `seed`.
+    batch_size: images made at a time; bounds the memory and does not change the images.
+
+    The generator and the global random numbers stay as they were: a copy in eval mode draws.
+    Raises TypeError or ValueError naming the argument for labels or a latent that do not fit.
+    """
+    if not isinstance(generator, Generator):
+        raise TypeError(f"generator must be a cgan_utils Generator; got {type(generator).__name__}")
+    config = generator.config
+    labels = label_numbers(labels, config.classes)
+    if latent is None:
+        latent = draw_latent(len(labels), config.latent_dim, seed)
+    elif not isinstance(latent, torch.Tensor) or not latent.is_floating_point():
+        raise TypeError(f"latent must be a float tensor; got {latent!r}")
+    elif latent.shape != (len(labels), config.latent_dim):
+        raise ValueError(
+            f"latent must have shape {(len(labels), config.latent_dim)}, one row per label; "
+            f"got {tuple(latent.shape)}"
+        )
+    elif not latent.isfinite().all():
+        raise ValueError("latent must be finite; got NaN or infinity")
+    check_count("batch_size", batch_size)
+
+    network = copy.deepcopy(generator).eval()
+    device = network.embedding.weight.device
+    batches = zip(latent.split(batch_size), labels.split(batch_size), strict=True)
+    images = [network(z.to(device), y.to(device)) for z, y in batches]
+    return torch.cat(images)
+
+
+def class_grid(generator, columns=10, seed=0):
+    """The identity figure's images: row y, column j holds G(z_j, y), the same z_j in every row.
+
+    Returns float32 (num_classes * columns, C, H, W) in [-1, 1], row by row.
+    """
+    check_count("columns", columns)
+    config = generator.config
+    latent = draw_latent(columns, config.latent_dim, seed).repeat(config.num_classes, 1)
+    labels = torch.arange(config.num_classes).repeat_interleave(columns)
+    return sample(generator, labels, latent=latent)
+
+
+def label_numbers(labels, classes):
+    """Class numbers, int64 (N,), for labels given as numbers or names, one or many."""
+    if isinstance(labels, str | int):
+        labels = [labels]
+    if not isinstance(labels, torch.Tensor):
+        labels = torch.tensor([_class_number(label, classes) for label in labels], dtype=torch.long)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be whole numbers or class names; got {labels.dtype}")
+    if labels.dim() != 1:
+        raise ValueError(f"labels must have one dimension; got shape {tuple(labels.shape)}")
+    outside = labels[(labels < 0) | (labels >= len(classes))]
+    if len(outside):
+        raise ValueError(f"labels must lie in 0..{len(classes) - 1}; got {outside[0].item()}")
+    return labels.long().cpu()
+
+
+def _class_number(label, classes):
+    if isinstance(label, str):
+        if label not in classes:
+            raise ValueError(f"labels: there is no class {label!r}; there are {', '.join(classes)}")
+        return classes.index(label)
+    if isinstance(label, bool) or not hasattr(label, "__index__"):  # ints, numpy's ints
+        raise TypeError(f"labels must be whole numbers or class names; got {label!r}")
+    return label.__index__()

@@ -1,0 +1,219 @@
+"""The two losses, the training step and the loop around it.
+
+Goodfellow et al. 2014 (arXiv 1406.2661), equation 1 and algorithm 1, with a label given to both
+networks as in Mirza & Osindero 2014 (arXiv 1411.1784), equation 2.
+"""
+
+import dataclasses
+import math
+import sys
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from .checkpoints import ORDER, TrainingState, load_checkpoint
+from .config import CGANConfig, check_count, choose_device, random_stream
+from .data import LabelledImages, normalize
+
+MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")
+ENGINES = ("auto", "eager")
+
+
+def discriminator_loss(real_logits, fake_logits):
+    """-log D(x, y) - log(1 - D(G(z, y), y)), averaged over the batch; 2 ln 2 when D only guesses.
+
+    Logits float (N,) -> scalar. Binary cross-entropy with target 1 for real and 0 for generated.
+    """
+    real_loss = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+    fake_loss = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+    return real_loss + fake_loss
+
+
+def generator_loss(fake_logits):
+    """-log D(G(z, y), y), averaged over the batch; ln 2 when D only guesses.
+
+    Logits float (N,) -> scalar. This is the non-saturating loss (Goodfellow et al. 2014, section
+    3): its gradient is large exactly while D still rejects everything G makes.
+    """
+    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+
+
+def discriminator_step(state, images, labels, fake, fake_labels):
+    """Update D once: real images towards 1, generated ones towards 0, each with its own label.
+
+    images, fake float (N, C, H, W) in [-1, 1]; labels, fake_labels int64 (N,).
+    Returns the loss and both logits (N,), detached.
+    """
+    real_logits = state.discriminator(images, labels)
+    fake_logits = state.discriminator(fake.detach(), fake_labels)  # this step must not teach G
+    loss = discriminator_loss(real_logits, fake_logits)
+    state.discriminator_optimizer.zero_grad()
+    loss.backward()
+    state.discriminator_optimizer.step()
+    return loss.detach(), real_logits.detach(), fake_logits.detach()
+
+
+def generator_step(state, fake, fake_labels):
+    """Update G once: make D call its images real. D passes the gradient on but stays as it is.
+
+    fake float (N, C, H, W), made by G with its graph; fake_labels int64 (N,) it was made for.
+    Returns the loss, detached.
+    """
+    loss = generator_loss(state.discriminator(fake, fake_labels))
+    state.generator_optimizer.zero_grad()
+    loss.backward(inputs=list(state.generator.parameters()))
+    state.generator_optimizer.step()
+    return loss.detach()
+
+
+def training_step(state, images, labels, z, fake_labels):
+    """One update of D, then one of G, on one batch; G's images serve both.
+
+    images float (N, C, H, W) in [-1, 1]; z float (N, latent_dim); labels, fake_labels int64 (N,).
+    Returns float (4,): loss_d, loss_g, mean D(x), mean D(G(z)), on the device, without waiting.
+    """
+    fake = state.generator(z, fake_labels)
+    loss_d, real_logits, fake_logits = discriminator_step(state, images, labels, fake, fake_labels)
+    loss_g = generator_step(state, fake, fake_labels)
+    return torch.stack([loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()])
+
+
+def train_epoch(state, data, order, bar):
+    """Train on the images in `order` (indices int64, in what is left of this epoch)."""
+    config, device = state.config, state.device
+    for batch in order.split(config.batch_size):
+        count = len(batch)  # the last batch may be short
+        z = torch.randn(count, config.latent_dim, generator=state.noise, device=device)
+        fake_labels = torch.randint(
+            config.num_classes, (count,), generator=state.noise, device=device
+        )
+        images = normalize(data.images[batch])
+        position = state.step % len(state.measures)
+        state.measures[position] = training_step(state, images, data.labels[batch], z, fake_labels)
+        state.step += 1
+        bar.update()
+
+
+def train(
+    config,
+    data,
+    device="auto",
+    engine="auto",
+    seed=0,
+    *,
+    max_steps=None,
+    callback=None,
+    resume_from=None,
+    progress=True,
+):
+    """Train a conditional GAN and return its `TrainingState`.
+
+    The result has .generator, .discriminator, .history (one mean per epoch and measure: loss_d,
+    loss_g, d_real = mean D(x), d_fake = mean D(G(z))) and .config. On one machine's CPU the same
+    seed gives the same bits.
+
+    data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
+    device: "auto" (CUDA if there is one, else CPU) or a torch device.
+    engine: "auto" or "eager".
+    max_steps: stop once this many updates of each network were made in all.
+    callback: called with the state after each epoch.
+    resume_from: a checkpoint to go on from; its config must equal `config`, except for epochs.
+    progress: a progress bar and one printed line per epoch.
+
+    Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far.
+    Raises TypeError or ValueError for an argument it cannot train with, before any work is done,
+    and FloatingPointError, naming the step, when a loss is no longer finite.
+    """
+    device = choose_device(device)
+    _check_arguments(config, data, engine, seed, max_steps, callback)
+    if resume_from is None:
+        state = TrainingState.create(config, seed, device)
+    else:
+        state = _resume(resume_from, config, seed, device)
+    data = dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
+    steps_per_epoch = math.ceil(len(data) / config.batch_size)
+    last_step = config.epochs * steps_per_epoch
+    if max_steps is not None:
+        last_step = min(last_step, max_steps)
+
+    with _progress_bar(state.step, last_step, progress) as bar:
+        try:
+            while state.step < last_step:
+                epoch, done = divmod(state.step, steps_per_epoch)
+                if done == 0:
+                    state.measures = torch.zeros(steps_per_epoch, len(MEASURES), device=device)
+                order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
+                until = min(last_step - epoch * steps_per_epoch, steps_per_epoch)
+                left = order[done * config.batch_size : until * config.batch_size]
+                train_epoch(state, data, left.to(device), bar)
+                _check_finite(state, done, until)
+                if until == steps_per_epoch:
+                    _close_epoch(state, bar)
+                    if callback is not None:
+                        callback(state)
+        except KeyboardInterrupt:
+            tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
+    return state
+
+
+def _progress_bar(done, total, progress):
+    # on stdout: a notebook shows stderr as an alarm; and gone at the end, leaving the epoch lines
+    return tqdm(
+        initial=done, total=total, disable=not progress, file=sys.stdout, leave=False, unit="step"
+    )
+
+
+def _close_epoch(state, bar):
+    means = dict(zip(MEASURES, state.measures.mean(dim=0).tolist(), strict=True))
+    for name, mean in means.items():
+        state.history.setdefault(name, []).append(mean)
+    if not bar.disable:
+        tqdm.write(
+            "epoch {:2d}/{}  loss_D {loss_d:.3f}  loss_G {loss_g:.3f}  "
+            "D(x) {d_real:.3f}  D(G(z)) {d_fake:.3f}".format(
+                state.epoch, state.config.epochs, **means
+            )
+        )
+
+
+def _check_finite(state, first, last):
+    bad = ~state.measures[first:last].isfinite().all(dim=1)
+    if bad.any():
+        row = first + bad.int().argmax().item()
+        step = state.step - last + row + 1
+        values = dict(zip(MEASURES, state.measures[row].tolist(), strict=True))
+        raise FloatingPointError(f"training left the finite numbers at step {step}: {values}")
+
+
+def _check_arguments(config, data, engine, seed, max_steps, callback):
+    if not isinstance(config, CGANConfig):
+        raise TypeError(f"config must be a CGANConfig; got {type(config).__name__}")
+    if not isinstance(data, LabelledImages):
+        raise TypeError(f"data must be LabelledImages; got {type(data).__name__}")
+    for name, expected, found in (
+        ("image_shape", config.image_shape, tuple(data.images.shape[1:])),
+        ("classes", config.classes, tuple(data.classes)),
+    ):
+        if expected != found:
+            raise ValueError(
+                f"data has {name} {found}, config has {expected}; train with "
+                f"config.replace({name}={found})"
+            )
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    check_count("seed", seed, minimum=0)
+    if max_steps is not None:
+        check_count("max_steps", max_steps)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable; got {callback!r}")
+
+
+def _resume(path, config, seed, device):
+    state = load_checkpoint(path, device)
+    if state.config.replace(epochs=config.epochs) != config:
+        raise ValueError(f"resume_from: {path} was trained with {state.config}; got {config}")
+    if state.seed != seed:
+        raise ValueError(f"resume_from: {path} was trained with seed {state.seed}; got {seed}")
+    state.config = config
+    return state
