@@ -6,13 +6,11 @@ the noise generator's state, the step counter and the history.
 
 import copy
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 
-from .config import CGANConfig, check_count, choose_device, random_stream
+from .config import CGANConfig, check_count, choose_device, random_stream, write_atomically
 from .models import Discriminator, Generator
 
 FORMAT_VERSION = 1
@@ -69,13 +67,7 @@ _PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_op
 
 
 def save_checkpoint(path, state):
-    """Write a `TrainingState` to `path`, whole or not at all; returns the path.
-
-    The file is written beside its final name, flushed to the disk, then renamed, so that an
-    interruption at any moment leaves the previous file or the new one, never half of one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a `TrainingState` to `path`, whole or not at all; returns the path."""
     contents = {
         "format_version": FORMAT_VERSION,
         "config": state.config.to_dict(),
@@ -87,17 +79,7 @@ def save_checkpoint(path, state):
         "device": state.device.type,
         **{part: getattr(state, part).state_dict() for part in _PARTS},
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+    return write_atomically(path, lambda file: torch.save(contents, file))
 
 
 def load_checkpoint(path, device="cpu"):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,26 @@ def data_folder():
 def runs_folder():
     """Where checkpoints and pictures go: CGAN_RUNS_DIR if set, else runs/ beside the README."""
     return Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
+
+
+def write_atomically(path, write):
+    """Call `write(file)` on a binary file that appears at `path` whole or not at all.
+
+    It is written beside its final name, flushed to the disk, then renamed, so that an interruption
+    at any moment leaves the previous file or the new one. Missing folders are made; returns path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def choose_device(device="auto"):

@@ -1,6 +1,8 @@
 """Asking a trained generator for images: by class, by seed, or by latent."""
 
 import copy
+from collections.abc import Iterable
+from numbers import Integral
 
 import torch
 
@@ -67,10 +69,12 @@ def class_grid(generator, columns=10, seed=0):
 
 
 def label_numbers(labels, classes):
-    """Class numbers, int64 (N,), for labels given as numbers or names, one or many."""
-    if isinstance(labels, str | int):
+    """Class numbers, int64 (N,) on the CPU, for labels given as numbers or names, one or many."""
+    if isinstance(labels, str | Integral):
         labels = [labels]
     if not isinstance(labels, torch.Tensor):
+        if not isinstance(labels, Iterable):
+            raise TypeError(f"labels must be whole numbers or class names; got {labels!r}")
         labels = torch.tensor([_class_number(label, classes) for label in labels], dtype=torch.long)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be whole numbers or class names; got {labels.dtype}")
@@ -87,6 +91,6 @@ def _class_number(label, classes):
         if label not in classes:
             raise ValueError(f"labels: there is no class {label!r}; there are {', '.join(classes)}")
         return classes.index(label)
-    if isinstance(label, bool) or not hasattr(label, "__index__"):  # ints, numpy's ints
+    if isinstance(label, bool) or not isinstance(label, Integral):
         raise TypeError(f"labels must be whole numbers or class names; got {label!r}")
-    return label.__index__()
+    return int(label)

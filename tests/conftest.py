@@ -1,0 +1,34 @@
+"""Fixtures for all tests, and nbval's settings."""
+
+import pytest
+import torch
+
+import cgan_utils as cg
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if hasattr(item, "output_timeout"):  # nbval's, 5 s, too short for a busy machine
+            item.output_timeout = 60
+
+
+@pytest.fixture
+def tiny_config():
+    """Networks small enough that a test trains them in a moment."""
+    return cg.CGANConfig(
+        classes=("dark", "bright", "striped"),
+        image_shape=(1, 8, 8),
+        embedding_dim=4,
+        latent_dim=6,
+        hidden_dim=16,
+        epochs=2,
+        batch_size=16,
+    )
+
+
+@pytest.fixture
+def tiny_data(tiny_config):
+    """54 random pictures, 18 of each of three classes: three whole batches of 16 and one of 6."""
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (54, 1, 8, 8), dtype=torch.uint8, generator=numbers)
+    return cg.LabelledImages(images, torch.arange(54) % 3, tiny_config.classes)

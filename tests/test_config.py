@@ -1,0 +1,98 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import cgan_utils as cg
+from cgan_utils.config import random_stream
+
+
+def test_original_is_the_posts_recipe():
+    config = cg.CGANConfig.original()
+    assert (config.num_classes, config.embedding_dim, config.image_size) == (10, 10, 28 * 28)
+    assert (config.batch_size, config.epochs) == (32, 10)
+    assert config.betas == torch.optim.Adam([torch.zeros(1)]).defaults["betas"]  # Adam's default
+    assert (config.hidden_dim, config.latent_dim, config.learning_rate) == (256, 100, 2e-4)
+
+
+def test_replace_changes_only_the_copy():
+    config = cg.CGANConfig.original()
+    changed = config.replace(epochs=1)
+    assert (config.epochs, changed.epochs) == (10, 1)
+    assert changed.replace(epochs=10) == config
+    with pytest.raises(AttributeError):
+        config.epochs = 3
+
+
+def test_to_dict_and_back():
+    config = cg.CGANConfig.original().replace(classes=("a", "b"), betas=(0.0, 0.9))
+    assert cg.CGANConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("epochs", 0, ValueError),
+        ("epochs", 1.5, TypeError),
+        ("epochs", True, TypeError),
+        ("batch_size", -1, ValueError),
+        ("latent_dim", "100", TypeError),
+        ("learning_rate", 0.0, ValueError),
+        ("learning_rate", math.nan, ValueError),
+        ("learning_rate", math.inf, ValueError),
+        ("learning_rate", None, TypeError),
+        ("betas", (0.9, 1.0), ValueError),
+        ("betas", (0.9,), TypeError),
+        ("classes", (), ValueError),
+        ("classes", ("a", "a"), ValueError),
+        ("classes", "ab", TypeError),
+        ("image_shape", (28, 28), TypeError),
+        ("image_shape", (1, 0, 28), ValueError),
+    ],
+)
+def test_bad_fields_are_named(field, value, error):
+    with pytest.raises(error, match=field):
+        cg.CGANConfig.original().replace(**{field: value})
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(TypeError, match=r"learningrate.*learning_rate"):
+        cg.CGANConfig.original().replace(learningrate=1e-3)
+
+
+def test_folders_lie_beside_the_readme_wherever_one_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("CGAN_DATA_DIR", raising=False)
+    monkeypatch.delenv("CGAN_RUNS_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    clone = Path(__file__).parents[1]
+    assert (clone / "README.md").exists()
+    assert (cg.data_folder(), cg.runs_folder()) == (clone / "data", clone / "runs")
+    monkeypatch.setenv("CGAN_DATA_DIR", str(tmp_path / "d"))
+    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path / "r"))
+    assert (cg.data_folder(), cg.runs_folder()) == (tmp_path / "d", tmp_path / "r")
+
+
+def test_choose_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cg.choose_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cg.choose_device("auto") == torch.device("cpu")
+    assert cg.choose_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "error"), [("gpu", ValueError), ("cuda:99", ValueError), (0, TypeError)]
+)
+def test_bad_devices_are_named(device, error):
+    with pytest.raises(error, match="device"):
+        cg.choose_device(device)
+
+
+def test_random_streams_differ_by_seed_and_by_purpose():
+    def draw(*key):
+        return tuple(torch.rand(4, generator=random_stream(*key)).tolist())
+
+    keys = [(seed, *purpose) for seed in range(5) for purpose in ((0,), (1,), (2, 0), (2, 1))]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert draw(3, 1) == draw(3, 1)

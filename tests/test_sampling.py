@@ -1,0 +1,121 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import cgan_utils as cg
+
+
+@pytest.fixture
+def generator():
+    return cg.TrainingState.create(cg.CGANConfig.original(), seed=0).generator
+
+
+def test_shape_range_and_count(generator):
+    images = cg.sample(generator, [0, 5, 9])
+    assert images.shape == (3, 1, 28, 28) and images.dtype == torch.float32
+    assert not images.requires_grad and images.abs().max() <= 1
+
+
+def test_equals_the_network_applied_to_the_seeds_noise(generator):
+    z = torch.randn(3, 100, generator=torch.Generator().manual_seed(7))
+    expected = generator(z, torch.tensor([0, 5, 9]))
+    assert torch.equal(cg.sample(generator, [0, 5, 9], seed=7), expected)
+    assert torch.equal(cg.sample(generator, [0, 5, 9], latent=z), expected)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["Sandal", "Bag"],
+        [5, 8],
+        (5, "Bag"),
+        np.array([5, 8]),
+        np.array([5, 8], dtype=np.uint8),
+        torch.tensor([5, 8]),
+        torch.tensor([5, 8], dtype=torch.int32),
+    ],
+)
+def test_labels_in_every_form(labels, generator):
+    assert torch.equal(cg.sample(generator, labels), cg.sample(generator, ["Sandal", "Bag"]))
+
+
+def test_one_label_alone(generator):
+    assert torch.equal(cg.sample(generator, "Bag"), cg.sample(generator, [8]))
+    assert torch.equal(cg.sample(generator, 8), cg.sample(generator, [8]))
+
+
+def test_no_labels_no_images(generator):
+    assert cg.sample(generator, []).shape == (0, 1, 28, 28)
+
+
+def test_an_image_depends_on_its_own_z_and_label_alone(generator):
+    labels = torch.arange(100) % 10
+    together = cg.sample(generator, labels, seed=3)
+    split = cg.sample(generator, labels, seed=3, batch_size=7)
+    torch.testing.assert_close(together, split, atol=1e-5, rtol=0)
+    z = cg.draw_latent(100, 100, seed=3)
+    alone = cg.sample(generator, labels[40:41], latent=z[40:41])
+    torch.testing.assert_close(alone, together[40:41], atol=1e-5, rtol=0)
+
+
+def test_seeds_give_different_images_and_repeat(generator):
+    assert torch.equal(cg.sample(generator, [1], seed=1), cg.sample(generator, [1], seed=1))
+    assert not torch.equal(cg.sample(generator, [1], seed=1), cg.sample(generator, [1], seed=2))
+
+
+@pytest.mark.parametrize("labels", [[0, 1], ["Hat"]])
+def test_generator_and_global_random_numbers_stay_as_they_were(labels, generator):
+    generator.layers[1].train()
+    generator.layers[0].eval()
+    modes = [module.training for module in generator.modules()]
+    before, numbers = copy.deepcopy(generator.state_dict()), torch.get_rng_state()
+    try:
+        cg.sample(generator, labels)
+    except ValueError:
+        assert labels == ["Hat"]
+    assert [module.training for module in generator.modules()] == modes
+    assert all(torch.equal(before[name], t) for name, t in generator.state_dict().items())
+    assert torch.equal(numbers, torch.get_rng_state())
+
+
+def test_sampling_runs_in_eval_mode(generator):
+    generator.layers.append(torch.nn.Dropout(0.5))
+    generator.train()
+    first, second = cg.sample(generator, [1]), cg.sample(generator, [1])
+    assert torch.equal(first, second) and (first != 0).all()
+
+
+def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
+    grid = cg.class_grid(generator, columns=4, seed=2)
+    z = cg.draw_latent(4, 100, seed=2)
+    assert len(grid) == 40
+    row_5 = cg.sample(generator, ["Sandal"] * 4, latent=z)
+    torch.testing.assert_close(grid[20:24], row_5, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"generator": torch.nn.Linear(3, 3)}, TypeError),
+        ({"labels": ["Hat"]}, ValueError),
+        ({"labels": [10]}, ValueError),
+        ({"labels": [-1]}, ValueError),
+        ({"labels": [0.5]}, TypeError),
+        ({"labels": [True]}, TypeError),
+        ({"labels": torch.tensor([0.0])}, TypeError),
+        ({"labels": torch.tensor([[0]])}, ValueError),
+        ({"labels": np.array([1.0])}, TypeError),
+        ({"labels": None}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"latent": torch.zeros(2, 100)}, ValueError),
+        ({"latent": torch.zeros(1, 99)}, ValueError),
+        ({"latent": torch.full((1, 100), torch.nan)}, ValueError),
+        ({"latent": [0.0] * 100}, TypeError),
+        ({"batch_size": 0}, ValueError),
+    ],
+)
+def test_bad_arguments_are_named(change, error, generator):
+    with pytest.raises(error, match=next(iter(change))):
+        cg.sample(**({"generator": generator, "labels": [0]} | change))

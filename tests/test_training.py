@@ -1,0 +1,358 @@
+"""The classic silent bugs of GAN training, each looked for; and the loop's promises."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import cgan_utils as cg
+from cgan_utils import training
+
+
+@pytest.fixture
+def state(tiny_config):
+    return cg.TrainingState.create(tiny_config, seed=0)
+
+
+@pytest.fixture
+def batch(tiny_config, tiny_data):
+    """images, labels, z, fake_labels of one step; real and fake labels differ everywhere."""
+    images, labels = cg.normalize(tiny_data.images[:16]), tiny_data.labels[:16]
+    z = cg.draw_latent(16, tiny_config.latent_dim, seed=1)
+    return images, labels, z, (labels + 1) % 3
+
+
+def quiet_train(*args, **kwargs):
+    return cg.train(*args, progress=False, device="cpu", **kwargs)
+
+
+def weights(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# -- the losses
+
+
+def test_losses_on_two_examples_by_hand():
+    real, fake = torch.tensor([0.3, -1.2]), torch.tensor([2.0, -0.7])
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    on_real = -(math.log(sigmoid(0.3)) + math.log(sigmoid(-1.2))) / 2
+    on_fake = -(math.log(1 - sigmoid(2.0)) + math.log(1 - sigmoid(-0.7))) / 2
+    assert cg.discriminator_loss(real, fake).item() == pytest.approx(on_real + on_fake, rel=1e-6)
+    non_saturating = -(math.log(sigmoid(2.0)) + math.log(sigmoid(-0.7))) / 2
+    assert cg.generator_loss(fake).item() == pytest.approx(non_saturating, rel=1e-6)
+
+
+def test_losses_of_a_guessing_discriminator():
+    zeros = torch.zeros(7)
+    assert cg.discriminator_loss(zeros, zeros).item() == pytest.approx(2 * math.log(2))
+    assert cg.generator_loss(zeros).item() == pytest.approx(math.log(2))
+
+
+def test_losses_equal_the_posts_sigmoid_and_bceloss():
+    logits = torch.linspace(-6, 6, 25, requires_grad=True)
+    post = nn.BCELoss()(logits.sigmoid(), torch.ones(25))
+    (post_gradient,) = torch.autograd.grad(post, logits)
+    (gradient,) = torch.autograd.grad(cg.generator_loss(logits), logits)
+    torch.testing.assert_close(cg.generator_loss(logits), post)
+    torch.testing.assert_close(gradient, post_gradient)
+
+
+@pytest.mark.parametrize("value", [-1e3, 1e3])
+def test_losses_and_gradients_stay_finite_at_sure_logits(value):
+    logits = torch.full((2,), value, requires_grad=True)
+    for loss in (cg.generator_loss(logits), cg.discriminator_loss(logits, -logits)):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite() and gradient.isfinite().all()
+    assert cg.generator_loss(torch.full((2,), -1e3)).item() == 1e3
+
+
+# -- one step
+
+
+def test_discriminator_step_teaches_only_the_discriminator(state, batch):
+    images, labels, z, fake_labels = batch
+    before = weights(state.generator), weights(state.discriminator)
+    fake = state.generator(z, fake_labels)
+    cg.discriminator_step(state, images, labels, fake, fake_labels)
+    assert all(p.grad is None for p in state.generator.parameters())
+    assert equal(before[0], weights(state.generator))
+    assert not equal(before[1], weights(state.discriminator))
+
+
+def test_generator_step_teaches_only_the_generator(state, batch):
+    _, _, z, fake_labels = batch
+    before = weights(state.generator), weights(state.discriminator)
+    cg.generator_step(state, state.generator(z, fake_labels), fake_labels)
+    assert all(p.grad is None for p in state.discriminator.parameters())
+    assert equal(before[1], weights(state.discriminator))
+    assert not equal(before[0], weights(state.generator))
+
+
+def test_training_step_equals_the_algorithm_written_out(state, batch):
+    """Against plain SGD-style code of its own: two graphs, unfused Adam, BCELoss on sigmoids."""
+    images, labels, z, fake_labels = batch
+    g, d = copy.deepcopy(state.generator), copy.deepcopy(state.discriminator)
+    opt_g = torch.optim.Adam(g.parameters(), lr=2e-4)
+    opt_d = torch.optim.Adam(d.parameters(), lr=2e-4)
+    bce, one, zero = nn.BCELoss(), torch.ones(16), torch.zeros(16)
+    for _ in range(3):
+        p_real = d(images, labels).sigmoid()
+        with torch.no_grad():
+            fake = g(z, fake_labels)
+        p_fake = d(fake, fake_labels).sigmoid()
+        loss_d = bce(p_real, one) + bce(p_fake, zero)
+        opt_d.zero_grad()
+        loss_d.backward()
+        opt_d.step()
+        loss_g = bce(d(g(z, fake_labels), fake_labels).sigmoid(), one)
+        opt_g.zero_grad()
+        loss_g.backward()
+        opt_g.step()
+        measured = cg.training_step(state, *batch)
+        expected = torch.stack([loss_d, loss_g, p_real.mean(), p_fake.mean()])
+        torch.testing.assert_close(measured, expected.detach(), atol=1e-6, rtol=1e-5)
+    for ours, plain in ((state.generator, g), (state.discriminator, d)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_discriminator_is_given_the_label_the_generator_was_given(state, batch):
+    seen = {"g": [], "d": []}
+    state.generator.register_forward_pre_hook(lambda _, args: seen["g"].append(args[1]))
+    state.discriminator.register_forward_pre_hook(lambda _, args: seen["d"].append(args[1]))
+    cg.training_step(state, *batch)
+    _, labels, _, fake_labels = batch
+    assert [torch.equal(y, fake_labels) for y in seen["g"]] == [True]
+    assert equal(seen["d"], [labels, fake_labels, fake_labels])  # real, fake, fake again for G
+
+
+# -- the loop
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Records the arguments of each training step that `train` makes."""
+    calls, step = [], training.training_step
+
+    def recording(state, *batch):
+        calls.append([tensor.clone() for tensor in batch])
+        return step(state, *batch)
+
+    monkeypatch.setattr(training, "training_step", recording)
+    return calls
+
+
+def test_each_epoch_shows_every_image_once_with_its_label(spy, tiny_config, tiny_data):
+    quiet_train(tiny_config, tiny_data)
+    assert [len(images) for images, *_ in spy] == [16, 16, 16, 6] * 2  # the short batch trains too
+    expected = {
+        tuple(image.tolist()): label.item()
+        for image, label in zip(
+            cg.normalize(tiny_data.images).flatten(1), tiny_data.labels, strict=True
+        )
+    }
+    orders = []
+    for epoch in (spy[:4], spy[4:]):
+        images = torch.cat([images for images, *_ in epoch]).flatten(1)
+        labels = torch.cat([labels for _, labels, *_ in epoch])
+        shown = [tuple(image.tolist()) for image in images]
+        assert len(set(shown)) == 54
+        assert [expected[image] for image in shown] == labels.tolist()
+        orders.append(shown)
+    assert orders[0] != orders[1]  # shuffled anew
+
+
+def test_real_and_generated_images_share_their_range(spy, tiny_config, tiny_data):
+    state = quiet_train(tiny_config, tiny_data)
+    real = torch.cat([images for images, *_ in spy])
+    assert (real.min(), real.max()) == (-1, 1)
+    for parameter in state.generator.parameters():
+        parameter.data *= 50
+    fake = cg.sample(state.generator, [0, 1, 2] * 50)
+    assert fake.min() >= -1 and fake.max() <= 1 and fake.max() - fake.min() > 1.9
+
+
+def test_every_class_is_asked_of_the_generator_equally_often(spy, tiny_config, tiny_data):
+    quiet_train(tiny_config.replace(epochs=50), tiny_data)
+    asked = torch.cat([fake_labels for *_, fake_labels in spy]).bincount(minlength=3)
+    expected = asked.sum() / 3
+    chi_squared = ((asked - expected) ** 2 / expected).sum()
+    assert chi_squared < 13.8  # 2 degrees of freedom: 1 in 1000 fair draws lies above
+
+
+def test_noise_is_standard_normal_and_never_repeats(spy, tiny_config, tiny_data):
+    quiet_train(tiny_config.replace(epochs=50), tiny_data)
+    z = torch.cat([z for _, _, z, _ in spy])
+    assert len(z.unique(dim=0)) == len(z)
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
+
+
+def test_same_seed_same_bits_and_another_seed_others(tiny_config, tiny_data):
+    first = quiet_train(tiny_config, tiny_data, seed=1)
+    torch.rand(5)  # whatever ran before
+    again = quiet_train(tiny_config, tiny_data, seed=1)
+    other = quiet_train(tiny_config, tiny_data, seed=2)
+    assert equal(weights(first.generator), weights(again.generator))
+    assert equal(weights(first.discriminator), weights(again.discriminator))
+    assert first.history == again.history
+    assert not equal(weights(first.generator), weights(other.generator))
+
+
+def test_training_leaves_the_global_random_numbers_alone(tiny_config, tiny_data):
+    before = torch.get_rng_state()
+    quiet_train(tiny_config, tiny_data)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_history_has_one_mean_per_epoch(spy, tiny_config, tiny_data, monkeypatch):
+    steps, step = [], training.training_step
+    monkeypatch.setattr(
+        training, "training_step", lambda *args: steps.append(step(*args)) or steps[-1]
+    )
+    state = quiet_train(tiny_config, tiny_data)
+    expected = torch.stack([torch.stack(steps[:4]).mean(0), torch.stack(steps[4:]).mean(0)])
+    history = torch.tensor([state.history[name] for name in training.MEASURES]).T
+    torch.testing.assert_close(history, expected)
+
+
+def test_callback_sees_each_epoch(tiny_config, tiny_data):
+    seen = []
+    quiet_train(tiny_config, tiny_data, callback=lambda s: seen.append((s.epoch, s.step)))
+    assert seen == [(1, 4), (2, 8)]
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_resuming_equals_the_uninterrupted_run(stop, tiny_config, tiny_data, tmp_path):
+    whole = quiet_train(tiny_config, tiny_data)
+    part = quiet_train(tiny_config, tiny_data, max_steps=stop)
+    assert part.step == stop
+    path = cg.save_checkpoint(tmp_path / "part.pt", part)
+    resumed = quiet_train(tiny_config, tiny_data, resume_from=path)
+    assert resumed.step == 8 and resumed.history == whole.history
+    assert equal(weights(whole.generator), weights(resumed.generator))
+    assert equal(weights(whole.discriminator), weights(resumed.discriminator))
+
+
+def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch, capsys):
+    step, calls = training.training_step, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(training, "training_step", interrupted)
+    state = quiet_train(tiny_config, tiny_data)
+    assert (state.step, state.epoch) == (5, 1)
+    assert "interrupted after step 5" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_config, tiny_data, monkeypatch):
+    step, calls = training.training_step, []
+
+    def poisoned(*args):
+        calls.append(args)
+        measures = step(*args)
+        return measures * math.nan if len(calls) == 7 else measures
+
+    monkeypatch.setattr(training, "training_step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 7: .*nan"):
+        quiet_train(tiny_config, tiny_data)
+
+
+def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread():
+    """Class k is one grey level: after training, the mean brightness must follow the label."""
+    levels = torch.tensor([30, 120, 225], dtype=torch.uint8)
+    labels = torch.arange(1500) % 3
+    images = levels[labels][:, None, None, None].expand(-1, 1, 6, 6).contiguous()
+    data = cg.LabelledImages(images, labels, ("dark", "medium", "bright"))
+    config = cg.CGANConfig(
+        classes=data.classes, image_shape=(1, 6, 6), latent_dim=8, hidden_dim=64, epochs=20
+    )
+    state = quiet_train(config, data)
+    means = cg.sample(state.generator, [0] * 50 + [1] * 50 + [2] * 50).view(3, -1).mean(dim=1)
+    assert (means - (levels / 127.5 - 1)).abs().max() < 0.2
+
+
+def test_progress_lines_go_to_stdout(tiny_config, tiny_data, capfd):
+    cg.train(tiny_config, tiny_data, device="cpu")
+    out, err = capfd.readouterr()
+    assert "epoch  2/2" in out and "loss_D" in out and err == ""
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"config": {"epochs": 2}}, TypeError),
+        ({"data": torch.zeros(3)}, TypeError),
+        ({"device": "abacus"}, ValueError),
+        ({"engine": "steam"}, ValueError),
+        ({"seed": -1}, ValueError),
+        ({"seed": 0.5}, TypeError),
+        ({"max_steps": 0}, ValueError),
+        ({"callback": 3}, TypeError),
+    ],
+)
+def test_bad_arguments_are_named(change, error, tiny_config, tiny_data):
+    arguments = {"config": tiny_config, "data": tiny_data, "device": "cpu"} | change
+    with pytest.raises(error, match=next(iter(change))):
+        cg.train(**arguments)
+
+
+def test_data_that_does_not_fit_the_config_is_named(tiny_config, tiny_data):
+    with pytest.raises(ValueError, match=r"image_shape \(1, 8, 8\)"):
+        quiet_train(tiny_config.replace(image_shape=(1, 28, 28)), tiny_data)
+    with pytest.raises(ValueError, match="classes"):
+        quiet_train(tiny_config.replace(classes=("a", "b", "c")), tiny_data)
+
+
+def test_resuming_another_recipe_is_refused(tiny_config, tiny_data, tmp_path):
+    path = tmp_path / "x.pt"
+    cg.save_checkpoint(path, quiet_train(tiny_config, tiny_data, max_steps=1))
+    with pytest.raises(ValueError, match="resume_from"):
+        quiet_train(tiny_config.replace(learning_rate=1.0), tiny_data, resume_from=path)
+    with pytest.raises(ValueError, match="resume_from"):
+        quiet_train(tiny_config, tiny_data, seed=5, resume_from=path)
+
+
+# -- CUDA
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+@needs_cuda
+def test_cuda_trains_from_the_same_weights_and_resumes(tiny_config, tiny_data, tmp_path):
+    fresh = cg.TrainingState.create(tiny_config, seed=0, device="cuda")
+    on_cpu = weights(cg.TrainingState.create(tiny_config, seed=0).generator)
+    assert equal([p.cpu() for p in weights(fresh.generator)], on_cpu)
+    whole = cg.train(tiny_config, tiny_data, device="cuda", progress=False)
+    assert whole.device.type == "cuda" and next(whole.generator.parameters()).is_cuda
+    part = cg.train(tiny_config, tiny_data, device="cuda", progress=False, max_steps=5)
+    path = cg.save_checkpoint(tmp_path / "part.pt", part)
+    resumed = cg.train(tiny_config, tiny_data, device="cuda", progress=False, resume_from=path)
+    for a, b in zip(weights(whole.generator), weights(resumed.generator), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@needs_cuda
+def test_cuda_step_equals_the_cpu_step(tiny_config, batch):
+    cpu = cg.TrainingState.create(tiny_config, seed=0)
+    cuda = cg.TrainingState.create(tiny_config, seed=0, device="cuda")
+    for _ in range(5):
+        expected = cg.training_step(cpu, *batch)
+        measured = cg.training_step(cuda, *[tensor.cuda() for tensor in batch])
+        torch.testing.assert_close(measured.cpu(), expected, atol=1e-4, rtol=1e-4)
