@@ -3,13 +3,22 @@
 from .checkpoints import TrainingState, load_checkpoint, save_checkpoint
 from .config import FASHION_MNIST_CLASSES, CGANConfig, choose_device, data_folder, runs_folder
 from .data import LabelledImages, load_fashion_mnist, normalize
+from .evaluation import (
+    density_and_coverage,
+    evaluate,
+    format_report,
+    frechet_distance,
+)
+from .judge import load_judge, train_classifier
 from .models import Discriminator, Generator
 from .plotting import (
     COLOUR_D,
     COLOUR_G,
+    plot_class_bars,
     plot_class_grid,
     plot_history,
     plot_images,
+    plot_matrix,
     show,
     show_source,
 )
@@ -36,23 +45,31 @@ __all__ = [
     "choose_device",
     "class_grid",
     "data_folder",
+    "density_and_coverage",
     "discriminator_loss",
     "discriminator_step",
     "draw_latent",
+    "evaluate",
+    "format_report",
+    "frechet_distance",
     "generator_loss",
     "generator_step",
     "load_checkpoint",
     "load_fashion_mnist",
+    "load_judge",
     "normalize",
+    "plot_class_bars",
     "plot_class_grid",
     "plot_history",
     "plot_images",
+    "plot_matrix",
     "runs_folder",
     "sample",
     "save_checkpoint",
     "show",
     "show_source",
     "train",
+    "train_classifier",
     "train_epoch",
     "training_step",
 ]

@@ -1,5 +1,6 @@
-"""The package from a shell: `python -m cgan_utils train|sample`; `--help` lists the flags."""
+"""The package from a shell: `python -m cgan_utils train|sample|evaluate`, `--help` lists flags."""
 
+from json import dumps
 from pathlib import Path
 
 import tyro
@@ -7,6 +8,8 @@ import tyro
 from . import (
     CGANConfig,
     class_grid,
+    evaluate,
+    format_report,
     load_checkpoint,
     load_fashion_mnist,
     plot_class_grid,
@@ -44,9 +47,25 @@ def sample_command(
     print("picture:", output)
 
 
+def evaluate_command(
+    checkpoint: tyro.conf.Positional[Path],
+    json: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+):
+    """Measure a checkpoint's generator, beside real images; --json also writes every figure."""
+    report = evaluate(load_checkpoint(checkpoint, device).generator, seed)
+    print(format_report(report))
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(dumps(report, indent=2) + "\n", encoding="utf-8")
+        print("report:", json)
+
+
 def main():
     tyro.extras.subcommand_cli_from_dict(
-        {"train": train_command, "sample": sample_command}, prog="python -m cgan_utils"
+        {"train": train_command, "sample": sample_command, "evaluate": evaluate_command},
+        prog="python -m cgan_utils",
     )
 
 

@@ -1,0 +1,359 @@
+"""The figures against closed forms, values by hand, and generators whose faults are known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cgan_utils as cg
+from cgan_utils import __main__ as command_line
+from cgan_utils.evaluation import FIGURES, JUDGED_IMAGES, gan_test
+from cgan_utils.judge import JUDGE_ACCURACY, Classifier, real_images
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+CPU = torch.device("cpu")
+FEWER = 10_000  # images for GAN-train: a sixth of the time, and its differences stay clear
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return cg.load_judge("cpu", progress=False)
+
+
+def gaussian(mean, deviations, count=20_000, seed=0):
+    """A sample whose mean and covariance are exactly `mean` and diag(deviations^2)."""
+    x = torch.randn(count, len(mean), dtype=torch.float64, generator=stream(seed))
+    x -= x.mean(dim=0)
+    x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+    return (torch.tensor(mean) + x * torch.tensor(deviations)).double()
+
+
+def stream(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_frechet_distance_of_identical_sets_is_0():
+    x = gaussian([1.0, -2.0, 0.5], [1.0, 3.0, 0.2])
+    assert cg.frechet_distance(x, x.clone()) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_a_shifted_mean_is_the_squared_distance():
+    x = gaussian([0.0, 0.0, 0.0], [1.0, 3.0, 0.2])
+    shift = torch.tensor([3.0, 0.0, -4.0])
+    assert cg.frechet_distance(x, x + shift) == pytest.approx(25)
+
+
+def test_frechet_distance_of_two_gaussians_is_the_closed_form():
+    # For covariances diag(s^2) and diag(t^2): |m - n|^2 + sum of (s - t)^2.
+    real = gaussian([0.0, 1.0], [1.0, 2.0], seed=1)
+    generated = gaussian([3.0, 1.0], [2.0, 5.0], seed=2)
+    assert cg.frechet_distance(real, generated) == pytest.approx(9 + 1 + 9)
+    turn = torch.linalg.qr(torch.randn(2, 2, generator=stream(3))).Q.double()
+    assert cg.frechet_distance(real @ turn, generated @ turn) == pytest.approx(19)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute():
+    # For 2 x 2: tr (AB)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), with A = [[2, 1], [1, 2]] and
+    # B = diag(1, 4): sqrt(10 + 2 sqrt(12)), so the distance is 4 + 5 - 2 * 4.1145.
+    white = gaussian([0.0, 0.0], [1.0, 1.0])
+    real = white @ torch.linalg.cholesky(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()).T
+    expected = 9 - 2 * (10 + 2 * 12**0.5) ** 0.5
+    assert cg.frechet_distance(real, gaussian([0.0, 0.0], [1.0, 2.0])) == pytest.approx(expected)
+
+
+LINE = torch.tensor([[0.0], [1.0], [3.0], [10.0]])  # k = 1: balls of radius 1, 1, 2, 7
+
+
+@pytest.mark.parametrize(
+    ("generated", "density", "covered"),
+    [
+        ([0.5], 2, [True, True, False, False]),  # inside the first two balls
+        ([0.5, 0.5], 2, [True, True, False, False]),  # repeating it changes nothing
+        ([0.5, -50], 1, [True, True, False, False]),  # half of them, in no ball
+        ([-50.0], 0, [False] * 4),
+        ([0.1, 1.5, 2.5, 9.0], 6 / 4, [True] * 4),  # in 2, 2, 1 and 1 balls
+    ],
+)
+def test_density_and_coverage_by_hand(generated, density, covered):
+    found = cg.density_and_coverage(LINE, torch.tensor(generated).view(-1, 1), k=1)
+    assert (found[0], found[1].tolist()) == (density, covered)
+
+
+def test_density_divides_by_k():
+    # k = 2: the radii are 3, 2, 3 and 9; 0.5 lies in the first three balls, 10 is 9.5 away.
+    density, covered = cg.density_and_coverage(LINE, torch.tensor([[0.5]]), k=2)
+    assert density == 3 / 2
+    assert covered.tolist() == [True, True, True, False]
+
+
+def test_density_and_coverage_of_the_same_distribution():
+    # Of as many real and generated images of one kind, a real one is left uncovered if its k
+    # nearest are all real: with a probability of about 1/2^k.
+    x = torch.randn(2, 4000, 8, generator=stream(0))
+    density, covered = cg.density_and_coverage(*x)
+    assert density == pytest.approx(1, abs=0.03)
+    assert covered.float().mean().item() == pytest.approx(1 - 2**-5, abs=0.02)
+
+
+def test_density_and_coverage_of_10000_images_take_far_less_than_1_gb():
+    code = """if True:
+        import resource, torch, cgan_utils
+        def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        x = torch.randn(2, 10_000, 128)
+        before = peak()
+        cgan_utils.density_and_coverage(*x)
+        print((peak() - before) / 1e6)  # ru_maxrss is in kB on Linux
+    """
+    pytest.importorskip("resource")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 0.3
+
+
+def test_judge_is_accurate_and_kept(judge, monkeypatch):
+    images, labels = real_images("test", CPU)
+    report = gan_test(judge, images, labels)
+    assert report["gan_test"] >= JUDGE_ACCURACY
+    monkeypatch.setattr("cgan_utils.judge.train_classifier", None)  # another training would fail
+    again = cg.load_judge("cpu")
+    with torch.no_grad():
+        assert torch.equal(again(images[:100]), judge(images[:100]))
+
+
+def test_a_damaged_judge_is_trained_anew(tmp_path, monkeypatch):
+    trained = []
+
+    def train_one(images, labels, progress):
+        trained.append(len(images))
+        return Classifier().eval()
+
+    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr("cgan_utils.judge.train_classifier", train_one)
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError, match=r"accuracy on real test images is 0\.\d+, below"):
+            cg.load_judge("cpu")
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:1000])
+        assert trained == [60_000] * attempt
+
+
+def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
+    images, labels = (part[:512] for part in real_images("test", CPU))
+    before = torch.get_rng_state()
+    first, second, other = (
+        cg.train_classifier(images, labels, seed, epochs=1, progress=False) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Stand(cg.Generator):
+    """Real training images in place of generated ones; z picks which of its class."""
+
+    def __init__(self, per_class=6000, obeys=True):
+        super().__init__(cg.CGANConfig.original())
+        images, _ = real_images("train", CPU)  # ordered 0, 1, ... 9, 0, 1, ...
+        self.images = images.unflatten(0, (-1, 10))[:per_class]
+        self.obeys = obeys
+
+    def forward(self, z, labels):
+        uniform = torch.special.ndtr(z[:, :2].double())
+        rows = (uniform[:, 0] * len(self.images)).long()
+        shown = labels if self.obeys else (uniform[:, 1] * 10).long()
+        return self.images[rows, shown]
+
+
+def evaluate(generator, seed=0, count=FEWER):
+    return cg.evaluate(generator, seed, gan_train_images=count, progress=False)
+
+
+@pytest.fixture(scope="module")
+def real_report(judge):
+    return evaluate(Stand())
+
+
+@pytest.fixture(scope="module")
+def best_images(judge):
+    """For each class, the training image that the judge is surest of."""
+    images, labels = real_images("train", CPU)
+    with torch.no_grad():
+        sure = judge(images[:10_000]).softmax(dim=1)
+    return [int((sure[:, y] * (labels[:10_000] == y)).argmax()) for y in range(10)]
+
+
+def test_real_images_reach_the_ceilings(real_report):
+    real = real_report["real"]
+    for figure, distance in (
+        ("gan_test", 0.05),  # the judge knows training images: a little above test images
+        ("gan_train", 0.02),
+        ("density", 0.05),
+        ("coverage", 0.02),
+        ("diversity", 0.03),
+    ):
+        assert real_report[figure] == pytest.approx(real[figure], abs=distance), figure
+    assert real_report["frechet"] < 2 * real["frechet"]
+    assert real["gan_test"] >= JUDGE_ACCURACY
+    assert real["coverage"] > 0.9
+    assert real["diversity"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_generator_that_ignores_its_label_gets_a_tenth(real_report):
+    report = evaluate(Stand(obeys=False))
+    assert report["gan_test"] == pytest.approx(0.1, abs=0.015)
+    assert report["gan_train"] < 0.3
+    # The images are as good as ever: these figures do not look at labels ...
+    assert report["frechet"] < 2 * report["real"]["frechet"]
+    assert report["coverage"] == pytest.approx(real_report["coverage"], abs=0.02)
+    # ... and every class of them is a mixture, with more variety than any class has.
+    assert min(report["diversity_per_class"].values()) > 1.1
+
+
+def test_one_perfect_image_per_class_fools_gan_test_alone(best_images, real_report):
+    generator = Stand(per_class=1)
+    images, _ = real_images("train", CPU)
+    generator.images = images[best_images][None]
+    report = evaluate(generator)
+    assert report["gan_test"] == 1
+    assert report["gan_train"] < 0.7 < real_report["gan_train"]
+    assert report["coverage"] < 0.1
+    assert report["diversity"] == pytest.approx(0, abs=1e-3)
+    assert report["frechet"] > 50 * report["real"]["frechet"]
+
+
+def test_report_holds_every_figure_and_survives_json(real_report):
+    assert json.loads(json.dumps(real_report)) == real_report
+    for figures in (real_report, real_report["real"]):
+        assert all(isinstance(figures[figure], float) for figure in FIGURES)
+        for figure in ("gan_test", "gan_train", "coverage", "diversity"):
+            per_class = figures[f"{figure}_per_class"]
+            assert tuple(per_class) == cg.FASHION_MNIST_CLASSES
+            assert sum(per_class.values()) / 10 == pytest.approx(figures[figure])
+        confusion = torch.tensor(figures["confusion"])
+        assert confusion.sum(dim=1).tolist() == [1000] * 10
+        assert confusion.diagonal().sum().item() / 10_000 == pytest.approx(figures["gan_test"])
+    assert real_report["seed"] == 0
+    assert real_report["images"] == {"generated": 10_000, "real_test": 10_000, "gan_train": FEWER}
+
+
+def test_confusion_has_the_asked_class_in_rows(judge):
+    images, labels = real_images("train", CPU)
+    trousers = images[labels == 1][:20]
+    report = gan_test(judge, trousers, torch.tensor([3]).repeat(20))  # asked for dresses
+    assert report["confusion"][3][1] >= 18
+    assert report["gan_test_per_class"]["Dress"] <= 0.1
+
+
+def test_evaluate_repeats_itself_and_changes_nothing(real_report):
+    generator = Stand().train()
+    weights = {name: value.clone() for name, value in generator.state_dict().items()}
+    before = torch.get_rng_state()
+    assert evaluate(generator) == real_report
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generator.training
+    assert all(torch.equal(value, weights[name]) for name, value in generator.state_dict().items())
+
+
+def test_format_report_names_every_figure_and_class(real_report):
+    table = cg.format_report(real_report)
+    assert all(name in table for name in (*FIGURES.values(), *cg.FASHION_MNIST_CLASSES))
+    assert f"{real_report['frechet']:.3f}" in table
+    assert f"({real_report['real']['gan_train_per_class']['Bag']:.3f})" in table
+    assert "FID" not in table
+
+
+def test_evaluate_command_prints_the_table_and_writes_json(
+    real_report, tmp_path, monkeypatch, capsys
+):
+    checkpoint = tmp_path / "run.pt"
+    cg.save_checkpoint(checkpoint, cg.TrainingState.create(ORIGINAL))
+    seeds = []
+
+    def evaluate(generator, seed):
+        assert isinstance(generator, cg.Generator)
+        seeds.append(seed)
+        return real_report
+
+    monkeypatch.setattr(command_line, "evaluate", evaluate)
+    written = tmp_path / "new" / "out.json"
+    arguments = ["evaluate", str(checkpoint), "--json", str(written), "--seed", "4"]
+    monkeypatch.setattr(sys, "argv", ["cgan_utils", *arguments])
+    command_line.main()
+    assert seeds == [4]
+    assert cg.format_report(real_report) in capsys.readouterr().out
+    assert json.loads(written.read_text(encoding="utf-8")) == real_report
+
+
+def test_quality_results_hold_the_bands_of_their_values():
+    results = json.loads((BENCHMARKS / "results" / "quality.json").read_text(encoding="utf-8"))
+    assert "original" in results
+    for recipe, result in results.items():
+        config = getattr(cg.CGANConfig, recipe)()
+        assert result["config"] == config.to_dict(), "measure the recipe again: it has changed"
+        summaries = [
+            *result["figures"].values(),
+            *(each for classes in result["per_class"].values() for each in classes.values()),
+            *(each for epochs in result["history"].values() for each in epochs),
+        ]
+        assert len(summaries) == 6 + 3 * 10 + 4 * config.epochs
+        for summary in summaries:
+            assert len(summary["per_seed"]) == len(result["seeds"]) >= 3
+            low, high = summary["band"]
+            width = max(summary["per_seed"]) - min(summary["per_seed"])
+            assert low == pytest.approx(max(min(summary["per_seed"]) - width, 0), abs=1e-4)
+            assert high == pytest.approx(max(summary["per_seed"]) + width, abs=1e-4)
+            assert low <= summary["mean"] <= high
+
+
+ORIGINAL = cg.CGANConfig.original()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, "generator must be", {"generator": torch.nn.Linear(1, 1)}),
+        (
+            ValueError,
+            "1, 8, 8",
+            {"generator": cg.Generator(ORIGINAL.replace(image_shape=(1, 8, 8)))},
+        ),
+        (
+            ValueError,
+            "got .* of a, b",
+            {"generator": cg.Generator(ORIGINAL.replace(classes=("a", "b")))},
+        ),
+        (TypeError, "seed must be", {"seed": 1.5}),
+        (ValueError, "seed must be", {"seed": -1}),
+        (ValueError, "gan_train_images must be at least", {"gan_train_images": JUDGED_IMAGES - 1}),
+        (ValueError, "gan_train_images must be at most", {"gan_train_images": 60_001}),
+    ],
+)
+def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments):
+    with pytest.raises(error, match=message):
+        cg.evaluate(**{"generator": cg.Generator(ORIGINAL)} | arguments)
+
+
+@pytest.mark.parametrize("measure", [cg.frechet_distance, cg.density_and_coverage])
+@pytest.mark.parametrize(
+    ("error", "message", "real", "generated"),
+    [
+        (TypeError, "real must be a float tensor", torch.ones(9, 2).long(), torch.ones(9, 2)),
+        (TypeError, "generated must be a float tensor", torch.ones(9, 2), None),
+        (ValueError, r"generated must be .* got \(9, 3\)", torch.ones(9, 2), torch.ones(9, 3)),
+        (ValueError, r"real must be .* got \(9,\)", torch.ones(9), torch.ones(9)),
+        (ValueError, "generated must be finite", torch.ones(9, 2), torch.full((9, 2), torch.nan)),
+        (ValueError, "real must have at least", torch.ones(1, 2), torch.ones(9, 2)),
+    ],
+)
+def test_features_that_do_not_fit_are_named(measure, error, message, real, generated):
+    with pytest.raises(error, match=message):
+        measure(real, generated)
+
+
+def test_images_that_are_not_finite_are_not_judged(judge):
+    generator = cg.Generator(ORIGINAL)
+    torch.nn.init.constant_(generator.layers[0].bias, float("nan"))
+    with pytest.raises(ValueError, match="generator makes images with NaN"):
+        evaluate(generator)
