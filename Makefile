@@ -48,6 +48,7 @@ lint: setup  ## ruff on .py and .ipynb
 
 notebooks: setup  ## execute all notebooks in place; commit what it leaves
 	@$(BIN)/python notebooks/execute.py
+	@cp runs/original_grid.png notebooks/images/
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -9,6 +9,7 @@ import math
 import textwrap
 
 import matplotlib.pyplot as plt
+import torch
 from IPython.display import display
 from PIL import Image
 from torchvision.utils import make_grid
@@ -40,7 +41,10 @@ def plot_class_grid(images, classes, column_titles=None):
     """
     columns = len(images) // len(classes)
     height, width = images.shape[2:]
-    figure, axes = plt.subplots(figsize=(1.3 + 0.75 * columns, 0.3 + 0.75 * len(classes)))
+    inches = 84 / max(height, width) / 100  # of one pixel: sharp, because each becomes whole dots
+    size = (2 + columns * (width + 2)) * inches, (2 + len(classes) * (height + 2)) * inches
+    figure = plt.figure(figsize=size)
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; saving makes room for them
     _draw_grid(axes, images, columns)
     axes.set_yticks([2 + height / 2 + row * (height + 2) for row in range(len(classes))], classes)
     if column_titles is not None:
@@ -87,9 +91,45 @@ def plot_history(history):
     return figure
 
 
+def plot_matrix(matrix, classes, label, limits, rows="", columns=""):
+    """A number for each pair of classes, as colours. matrix (len(classes), len(classes)).
+
+    limits: the values of the two ends of the scale; white is 0 if they are opposite numbers.
+    """
+    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
+    colours = "PuOr" if limits[0] == -limits[1] else "cividis"
+    picture = axes.imshow(
+        torch.as_tensor(matrix).numpy(), cmap=colours, vmin=limits[0], vmax=limits[1]
+    )
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel=columns, ylabel=rows)
+    figure.colorbar(picture, label=label)
+    return figure
+
+
+def plot_class_bars(values, ceilings, label):
+    """One bar per class and a line at what real images reach. Both: {class name: value}."""
+    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    places = range(len(values))
+    axes.bar(places, values.values(), color=COLOUR_G, label="generated")
+    axes.hlines(
+        [ceilings[name] for name in values],
+        [place - 0.4 for place in places],
+        [place + 0.4 for place in places],
+        color="black",
+        label="real images",
+    )
+    axes.set_xticks(places, values, rotation=30, ha="right")
+    axes.set(ylabel=label, ylim=(0, 1.05))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
 def _draw_grid(axes, images, columns):
     tiled = make_grid(images.detach().cpu(), nrow=columns, padding=2, pad_value=1)
-    axes.imshow(((tiled + 1) / 2).clamp(0, 1).permute(1, 2, 0))  # (height, width, 3)
+    rgb = ((tiled + 1) / 2).clamp(0, 1).permute(1, 2, 0)  # (height, width, 3)
+    axes.imshow(rgb.numpy(), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

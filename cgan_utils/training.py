@@ -160,7 +160,13 @@ def train(
 def _progress_bar(done, total, progress):
     # on stdout: a notebook shows stderr as an alarm; and gone at the end, leaving the epoch lines
     return tqdm(
-        initial=done, total=total, disable=not progress, file=sys.stdout, leave=False, unit="step"
+        initial=done,
+        total=total,
+        unit="step",
+        disable=not progress,
+        file=sys.stdout,
+        leave=False,
+        mininterval=1,
     )
 
 

@@ -154,7 +154,8 @@ def spy(monkeypatch):
 
 def test_each_epoch_shows_every_image_once_with_its_label(spy, tiny_config, tiny_data):
     quiet_train(tiny_config, tiny_data)
-    assert [len(images) for images, *_ in spy] == [16, 16, 16, 6] * 2  # the short batch trains too
+    for parts in zip(*spy, strict=True):  # images, labels, z and fake labels
+        assert [len(part) for part in parts] == [16, 16, 16, 6] * 2  # the short batch trains too
     expected = {
         tuple(image.tolist()): label.item()
         for image, label in zip(

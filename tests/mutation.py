@@ -1,0 +1,164 @@
+"""Do the tests bite? Plant one fault at a time in a copy of the package and run its tests.
+
+    python tests/mutation.py            all faults; exits with 1 if a test run does not notice one
+    python tests/mutation.py training   those of one module
+
+A fault is a line of the package and what it is replaced by: classic mistakes of GAN code, and the
+checks one forgets. Each is looked for by the tests of its module, and must fail one of them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CLONE = Path(__file__).resolve().parents[1]
+
+FAULTS = {
+    "training": [
+        ("fake.detach(), fake_labels", "fake, fake_labels"),
+        ("torch.zeros_like(fake_logits)", "torch.ones_like(fake_logits)"),
+        ("real_logits, torch.ones_like(real_logits)", "real_logits, torch.zeros_like(real_logits)"),
+        ("return real_loss + fake_loss", "return (real_loss + fake_loss) / 2"),
+        ("with_logits(fake_logits, torch.ones", "with_logits(-fake_logits, torch.ones"),
+        ("state.discriminator(images, labels)", "state.discriminator(images, fake_labels)"),
+        ("(fake.detach(), fake_labels)", "(fake.detach(), labels)"),
+        ("discriminator(fake, fake_labels))", "discriminator(fake.detach(), fake_labels))"),
+        ("loss.backward(inputs=list(state.generator.parameters()))", "loss.backward()"),
+        ("    state.generator_optimizer.step()\n", ""),
+        ("    state.discriminator_optimizer.step()\n", ""),
+        ("    state.discriminator_optimizer.zero_grad()\n", ""),
+        ("    state.generator_optimizer.zero_grad()\n", ""),
+        ("fake = state.generator(z, fake_labels)", "fake = state.generator(z, labels)"),
+        ("config.num_classes, (count,)", "config.num_classes - 1, (count,)"),
+        ("count = len(batch)", "count = config.batch_size"),
+        ("math.ceil(len(data) / config.batch_size)", "len(data) // config.batch_size"),
+        ("images = normalize(data.images[batch])", "images = data.images[batch].float() / 255"),
+        ("data.labels[batch], z", "data.labels[batch].flip(0), z"),
+        ("random_stream(state.seed, ORDER, epoch)", "random_stream(state.seed, ORDER)"),
+        ("random_stream(state.seed, ORDER, epoch)", "random_stream(0, ORDER, epoch)"),
+        ("torch.randperm(len(data), ", "(lambda n, generator: torch.arange(n))(len(data), "),
+        ("order[done * config.batch_size :", "order["),
+        ("torch.stack([loss_d, loss_g,", "torch.stack([loss_g, loss_d,"),
+        ("                _check_finite(state, done, until)\n", ""),
+        ("        except KeyboardInterrupt:", "        except ZeroDivisionError:"),
+        ("state.measures.mean(dim=0)", "state.measures.sum(dim=0)"),
+        ("        last_step = min(last_step, max_steps)\n", "        pass\n"),
+        ("if state.seed != seed:", "if False:"),
+        ("file=sys.stdout", "file=sys.stderr"),
+    ],
+    "models": [
+        ("torch.cat([z, embedded], dim=1)", "torch.cat([z, embedded * 0], dim=1)"),
+        ("self.embedding(labels)], dim=1)", "self.embedding(labels * 0)], dim=1)"),
+        ("nn.Tanh()", "nn.Sigmoid()"),
+        ("nn.LeakyReLU(0.2)", "nn.LeakyReLU(0.02)"),
+        ("nn.Linear(config.hidden_dim, 1)", "nn.Linear(config.hidden_dim, 1, bias=False)"),
+        (".squeeze(1)", ""),
+    ],
+    "checkpoints": [
+        ("betas=config.betas", "betas=config.betas[::-1]"),
+        ("lr=config.learning_rate", "lr=1e-3"),
+        ('"noise": state.noise.get_state()', '"noise": torch.Generator().get_state()'),
+        ("weights_only=True", "weights_only=False"),
+        ("        if version != FORMAT_VERSION:", "        if False:"),
+        ("        state.step = contents[\"step\"]\n", ""),
+        ("torch.set_rng_state(random_stream(seed, WEIGHTS).get_state())", "pass"),
+        ("random_stream(seed, NOISE, device=device)", "random_stream(0, NOISE, device=device)"),
+        ("with torch.random.fork_rng(devices=[]):", "if True:"),
+    ],
+    "sampling": [
+        ("copy.deepcopy(generator).eval()", "generator.eval()"),
+        ("copy.deepcopy(generator).eval()", "copy.deepcopy(generator)"),
+        ("generator=torch.Generator().manual_seed(seed)", "generator=None"),
+        (".repeat(config.num_classes, 1)", ".repeat_interleave(config.num_classes, 0)"),
+        ("labels >= len(classes)", "labels > len(classes)"),
+        ("(labels < 0) | ", ""),
+        ("isinstance(label, bool) or ", ""),
+        ("elif not latent.isfinite().all():", "elif False:"),
+    ],
+    "config": [
+        ("            os.fsync(file.fileno())\n", ""),
+        ("        temporary.unlink(missing_ok=True)", "        pass"),
+        ("if value < minimum:", "if value < minimum - 1:"),
+        ("not 0 < self.learning_rate < math.inf", "not 0 <= self.learning_rate"),
+        ("SeedSequence([seed, *purpose])", "SeedSequence([seed + sum(purpose)])"),
+        ('"cuda" if torch.cuda.is_available() else "cpu"', '"cpu"'),
+        ('os.environ.get("CGAN_DATA_DIR") or ', ""),
+    ],
+    "data": [
+        ("- 0.5) / 0.5", "- 0.5)"),
+        ("if hashlib.sha256(content).hexdigest() == SHA256[name]:", "if True:"),
+        ('if "labels" in name and _is_mnist(content):', "if False:"),
+        ("header_size=16", "header_size=8"),
+        ("highest >= len(names)", "highest > len(names)"),
+        ("if len(self.images) != len(self.labels):", "if False:"),
+    ],
+    "evaluation": [
+        ("/ (k * len(generated))", "/ len(generated)"),
+        ("topk(k + 1,", "topk(k,"),
+        ("torch.cdist(centres, generated) <", "torch.cdist(centres, generated) >"),
+        ("max(metric.compute().item(), 0.0)", "metric.compute().item() ** 0.5"),
+        ("update(generated.double(), real=False)", "update(real.double(), real=False)"),
+        ("multiclass_confusion_matrix(seen, labels,", "multiclass_confusion_matrix(labels, seen,"),
+        ("gan_train(student, *test)", "gan_train(judge, *test)"),
+    ],
+    "plotting": [
+        (".clamp(0, 1)", ".sub(-9).div(18)"),
+        ("2 * math.log(2)", "math.log(2)"),
+        ("    plt.close(figure)\n", ""),
+        ("ceilings[name] for name in values", "value for value in ceilings.values()"),
+    ],
+}  # fmt: skip
+
+# Where a module's tests live besides its own file: what training draws is seen by training's.
+ALSO = {"checkpoints": ["training"], "config": ["checkpoints", "data"], "models": ["training"]}
+
+
+def survives(module, old, new):
+    """Whether the tests of `module` pass although `old` was replaced by `new`."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("cgan_utils", "tests"):
+            shutil.copytree(CLONE / name, copy / name)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(CLONE / name, copy)
+        path = copy / "cgan_utils" / f"{module}.py"
+        source = path.read_text(encoding="utf-8")
+        if source.count(old) < 1:
+            raise SystemExit(f"{module}: there is no {old!r} any more; update the list of faults")
+        path.write_text(source.replace(old, new), encoding="utf-8")
+        compile(path.read_text(encoding="utf-8"), path, "exec")  # a fault, not a typing error
+        tests = [f"tests/test_{name}.py" for name in (module, *ALSO.get(module, ()))]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        data = os.environ.get("CGAN_DATA_DIR", CLONE / "data")
+        runs = os.environ.get("CGAN_RUNS_DIR", CLONE / "runs")  # the judge, trained once
+        environment = os.environ | {
+            "PYTHONPATH": folder,
+            "CGAN_DATA_DIR": str(data),
+            "CGAN_RUNS_DIR": str(runs),
+        }
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        if "error" in run.stdout.splitlines()[-1] and "NameError" in run.stdout:
+            raise SystemExit(f"{module}: {new!r} does not run\n{run.stdout}")
+        return run.returncode == 0
+
+
+def main():
+    modules = sys.argv[1:] or FAULTS
+    survivors, count = [], 0
+    for module in modules:
+        for old, new in FAULTS[module]:
+            count += 1
+            alive = survives(module, old, new)
+            survivors += [(module, old, new)] * alive
+            print(
+                "SURVIVED" if alive else "caught  ", module, repr(old), "->", repr(new), flush=True
+            )
+    print(f"{count - len(survivors)} of {count} faults caught")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()

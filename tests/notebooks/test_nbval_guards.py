@@ -1,0 +1,58 @@
+"""nbval, run as `make test` runs it, fails when the package or a stored output is changed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLONE = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the package and of notebook 02, which nbval runs with that package."""
+    shutil.copytree(CLONE / "cgan_utils", tmp_path / "cgan_utils")
+    shutil.copy(CLONE / "notebooks" / "02_models.ipynb", tmp_path)
+    return tmp_path
+
+
+def replace(path, old, new):
+    content = path.read_text(encoding="utf-8")
+    assert old in content
+    path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+def nbval(clone):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "02_models.ipynb"],
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(clone)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_passes_as_committed(clone):
+    run = nbval(clone)
+    assert run.returncode == 0, run.stdout
+
+
+def test_fails_when_a_class_name_changes(clone):
+    replace(clone / "cgan_utils" / "config.py", '"Sandal"', '"Sandals"')
+    run = nbval(clone)
+    assert run.returncode == 1 and "Sandals" in run.stdout
+
+
+def test_fails_when_a_parameter_count_changes(clone):
+    replace(clone / "cgan_utils" / "config.py", "hidden_dim: int = 256", "hidden_dim: int = 255")
+    run = nbval(clone)
+    assert run.returncode == 1 and "295,796" in run.stdout
+
+
+def test_fails_when_a_stored_output_is_corrupted(clone):
+    replace(clone / "02_models.ipynb", "(3, 100) + (3, 10) -> (3, 110)", "(3, 100) + (3, 10)")
+    run = nbval(clone)
+    assert run.returncode == 1 and "(3, 110)" in run.stdout

@@ -1,0 +1,42 @@
+"""The command line does what the functions do."""
+
+import subprocess
+import sys
+
+import torch
+
+import cgan_utils as cg
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cgan_utils", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_train_resume_and_sample(tmp_path):
+    first, second = tmp_path / "new" / "first.pt", tmp_path / "second.pt"
+    common = ("train", "--device", "cpu", "--seed", 3, "--hidden-dim", 32)
+    assert run(*common, "--max-steps", 4, "--output", first).returncode == 0
+    more = run(*common, "--max-steps", 7, "--resume-from", first, "--output", second)
+    assert f"checkpoint: {second}" in more.stdout
+
+    config = cg.CGANConfig.original().replace(hidden_dim=32)
+    data = cg.load_fashion_mnist("train")
+    expected = cg.train(config, data, device="cpu", seed=3, max_steps=7, progress=False)
+    state = cg.load_checkpoint(second)
+    assert (state.config, state.step) == (config, 7)
+    for a, b in zip(state.generator.parameters(), expected.generator.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+    picture = tmp_path / "grid.png"
+    assert run("sample", second, "--output", picture, "--columns", 2).returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown_flags_and_bad_values_are_refused(tmp_path):
+    unknown = run("train", "--epoch-count", 3)
+    assert unknown.returncode != 0 and "epoch-count" in unknown.stderr + unknown.stdout
+    bad = run("train", "--epochs", 0, "--output", tmp_path / "x.pt")
+    assert bad.returncode != 0 and "epochs must be at least 1; got 0" in bad.stderr + bad.stdout
+    assert not (tmp_path / "x.pt").exists()

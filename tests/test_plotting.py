@@ -1,0 +1,118 @@
+"""Figures are read back: what stands where, in which grey, under which name."""
+
+import inspect
+import io
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+import cgan_utils as cg
+from cgan_utils import plotting
+
+matplotlib.use("agg")
+CLASSES = ("first", "second", "third")
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(plotting, "display", lambda data, **options: calls.append((data, options)))
+    return calls
+
+
+def cell(figure, row, column, size=8):
+    """The grey values that the grid shows in one cell, on the scale 0..1."""
+    (picture,) = figure.axes[0].images
+    top, left = 2 + row * (size + 2), 2 + column * (size + 2)
+    return picture.get_array()[top : top + size, left : left + size]
+
+
+def test_class_grid_has_a_row_per_class_and_a_fixed_grey_scale():
+    images = torch.linspace(-1, 0.4, 12)[:, None, None, None].expand(-1, 1, 8, 8)
+    figure = cg.plot_class_grid(images, CLASSES, column_titles=["a", "b", "c", "d"])
+    for row in range(3):
+        for column in range(4):
+            grey = (images[row * 4 + column, 0, 0, 0] + 1) / 2
+            torch.testing.assert_close(
+                torch.tensor(cell(figure, row, column)), grey.expand(8, 8, 3)
+            )
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASSES)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c", "d"]
+    for row, place in enumerate(axes.get_yticks()):  # each label stands at the middle of its row
+        assert 2 + row * 10 < place < 2 + row * 10 + 8
+
+
+def test_values_out_of_range_show_as_black_or_white_not_stretched():
+    images = torch.tensor([-9.0, 0.0, 9.0])[:, None, None, None].expand(-1, 1, 8, 8)
+    figure = cg.plot_class_grid(images, CLASSES)
+    assert [cell(figure, row, 0).mean() for row in range(3)] == [0, 0.5, 1]
+
+
+def test_colour_images_keep_their_colours():
+    image = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8)
+    figure = cg.plot_images(image, ["red"])
+    (picture,) = figure.axes[0].images
+    assert picture.get_array()[4, 4].tolist() == [1, 0, 0.5]
+
+
+def test_images_stand_under_their_titles():
+    images = torch.linspace(-1, 1, 10)[:, None, None, None].expand(-1, 1, 8, 8)
+    figure = cg.plot_images(images, [f"no {i}" for i in range(10)], columns=4)
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in drawn] == [f"no {i}" for i in range(10)]
+    greys = [axes.images[0].get_array().mean() for axes in drawn]
+    assert greys == pytest.approx(torch.linspace(0, 1, 10).tolist(), abs=1e-6)
+
+
+def test_history_is_drawn_with_the_values_of_a_guessing_discriminator():
+    history = {
+        "loss_d": [1.0, 1.2],
+        "loss_g": [0.9, 0.8],
+        "d_real": [0.6, 0.5],
+        "d_fake": [0.4, 0.5],
+    }
+    losses, verdicts = cg.plot_history(history).axes
+    heights = {line.get_label(): list(line.get_ydata()) for line in losses.lines + verdicts.lines}
+    assert heights["loss of D"] == [1.0, 1.2] and heights["loss of G"] == [0.9, 0.8]
+    assert heights["D guesses: 2 ln 2"] == pytest.approx([1.386294, 1.386294])
+    assert heights["D guesses: ln 2"] == pytest.approx([0.693147, 0.693147])
+    assert heights["D(x), real images"] == [0.6, 0.5]
+    assert list(losses.lines[0].get_xdata()) == [1, 2]
+
+
+def test_matrix_has_rows_down_and_columns_across():
+    matrix = torch.arange(9.0).view(3, 3)
+    axes = cg.plot_matrix(matrix, CLASSES, "label", (0, 8), rows="asked", columns="got").axes[0]
+    assert axes.images[0].get_array().tolist() == matrix.tolist()
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("asked", "got")
+    assert axes.yaxis_inverted()  # row 0 on top
+
+
+def test_class_bars_and_their_ceilings():
+    axes = cg.plot_class_bars({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [0.2, 0.7]
+    (ceilings,) = axes.collections
+    assert [segment[0][1] for segment in ceilings.get_segments()] == [0.8, 0.9]
+
+
+def test_show_carries_the_picture_and_its_alternative_text(displayed):
+    open_before = set(plotting.plt.get_fignums())
+    cg.show(cg.plot_images(torch.zeros(1, 1, 8, 8), ["grey"]), alt="A grey square.")
+    ((data, options),) = displayed
+    assert data["text/plain"] == "A grey square."
+    assert options["metadata"]["image/png"]["alt"] == "A grey square."
+    assert Image.open(io.BytesIO(data["image/png"])).getpixel((80, 100)) is not None
+    assert (
+        set(plotting.plt.get_fignums()) == open_before
+    )  # closed: not drawn a second time by the notebook
+
+
+def test_show_source_is_the_package_source(displayed):
+    cg.show_source(cg.Generator.forward, cg.generator_loss)
+    ((data, _),) = displayed
+    assert data["text/plain"].startswith("def forward(self, z, labels):\n    return")
+    assert inspect.getsource(cg.generator_loss).rstrip() in data["text/plain"]
+    assert data["text/markdown"] == f"```python\n{data['text/plain']}\n```"

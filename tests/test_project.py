@@ -1,0 +1,73 @@
+"""The files around the package agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import yaml
+
+CLONE = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_environment_states_no_dependency_twice():
+    environment = yaml.safe_load((CLONE / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, from_pip = environment["dependencies"]
+    assert python == "python" + PROJECT["requires-python"] and pip == "pip"
+    (editable,) = from_pip["pip"]
+    extras = re.fullmatch(r"-e \.\[(.*)\]", editable)[1].split(",")
+    assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_every_dependency_says_why():
+    lines = (CLONE / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    extras = PROJECT["optional-dependencies"].values()
+    needs = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
+    for need in needs:
+        (line,) = [line for line in lines if line.strip().startswith(f'"{need}"')]
+        assert "#" in line or need.startswith("pytest>"), line
+
+
+def test_readme_names_real_targets_and_notebooks():
+    readme = (CLONE / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*## ", (CLONE / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", readme, re.MULTILINE))
+    assert {"run", "test", "lab", "notebooks", "help"} <= named <= set(targets)
+    notebooks = {path.name for path in (CLONE / "notebooks").glob("*.ipynb")}
+    assert set(re.findall(r"notebooks/(\w+\.ipynb)", readme)) == notebooks
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert target.startswith("http") or (CLONE / target).exists(), target
+    for alt in re.findall(r"!\[(.*?)\]", readme):
+        assert len(alt.split()) >= 6
+
+
+def test_workflow_runs_the_same_command_as_ci():
+    workflow = yaml.safe_load((CLONE / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    commands = [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+    assert "make test" in commands
+    assert (CLONE / ".ci/run").read_text(encoding="utf-8").strip().endswith("make test")
+
+
+def test_imports_run_one_way():
+    order = [
+        "config",
+        "data",
+        "models",
+        "checkpoints",
+        "training",
+        "sampling",
+        "judge",
+        "evaluation",
+    ]
+    for position, module in enumerate(order):
+        source = (CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8")
+        imported = re.findall(r"^from \.(\w+) import", source, re.MULTILINE)
+        assert set(imported) <= set(order[:position]), (module, imported)
+    plotting = (CLONE / "cgan_utils" / "plotting.py").read_text()
+    assert "from ." not in plotting  # it draws tensors and knows none of the others
+
+
+def test_help_lists_the_targets():
+    listed = subprocess.run(["make", "help"], cwd=CLONE, capture_output=True, text=True).stdout
+    assert {"run", "test", "lab"} <= {line.split()[0] for line in listed.splitlines()}
