@@ -1,0 +1,79 @@
+"""Execute notebooks from start to end, as a reader does, and show how they get on.
+
+python notebooks/execute.py                       all of them, in place, outputs committed
+python notebooks/execute.py --output runs 01 02   those two; executed copies go to runs/
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+
+
+class EchoingClient(NotebookClient):
+    """Prints what cells print while they run."""
+
+    def process_message(self, msg, cell, cell_index):
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().process_message(msg, cell, cell_index)
+
+
+def execute(path):
+    """The notebook at `path`, executed in its own folder, counts 1..n, volatile metadata gone."""
+    notebook = nbformat.read(path, as_version=4)
+    client = EchoingClient(
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        coalesce_streams=True,  # also collapses a progress bar's rewritten lines
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    normalize(notebook)
+    return notebook
+
+
+def normalize(notebook):
+    """Keep what identifies the notebook; drop what differs between two runs or machines."""
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:02d}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":  # a progress bar that erased itself leaves blanks
+                output.text = re.sub(r" *\r$", "", output.text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", help="which notebooks, such as 01 (default: all)")
+    parser.add_argument("--output", type=Path, help="folder for the copies (default: in place)")
+    arguments = parser.parse_args()
+    paths = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+    known = [path.name[:2] for path in paths]
+    if unknown := [number for number in arguments.numbers if number not in known]:
+        parser.error(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
+    if arguments.numbers:
+        paths = [path for path in paths if path.name[:2] in arguments.numbers]
+
+    for position, path in enumerate(paths, start=1):
+        print(f"[{position}/{len(paths)}] {path.name}", flush=True)
+        start = time.perf_counter()
+        notebook = execute(path)
+        target = (arguments.output or FOLDER) / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, target)
+        print(f"[{position}/{len(paths)}] {path.name}: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
