@@ -1,6 +1,12 @@
 """A conditional GAN on FashionMNIST, small enough to read and fast enough to use."""
 
-from .checkpoints import TrainingState, load_checkpoint, save_checkpoint
+from .checkpoints import (
+    TrainingState,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    save_rolling,
+)
 from .config import FASHION_MNIST_CLASSES, CGANConfig, choose_device, data_folder, runs_folder
 from .data import LabelledImages, load_fashion_mnist, normalize
 from .evaluation import (
@@ -57,6 +63,7 @@ __all__ = [
     "load_checkpoint",
     "load_fashion_mnist",
     "load_judge",
+    "newest_checkpoint",
     "normalize",
     "plot_class_bars",
     "plot_class_grid",
@@ -66,6 +73,7 @@ __all__ = [
     "runs_folder",
     "sample",
     "save_checkpoint",
+    "save_rolling",
     "show",
     "show_source",
     "train",

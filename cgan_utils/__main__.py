@@ -12,9 +12,11 @@ from . import (
     format_report,
     load_checkpoint,
     load_fashion_mnist,
+    newest_checkpoint,
     plot_class_grid,
     runs_folder,
     save_checkpoint,
+    save_rolling,
     train,
 )
 
@@ -27,12 +29,32 @@ def train_command(
     device: str = "auto",
     seed: int = 0,
     max_steps: int | None = None,
-    resume_from: Path | None = None,
+    resume: bool = False,
 ):
-    """Train on FashionMNIST and write a checkpoint (default: original.pt in the runs folder)."""
-    data = load_fashion_mnist("train")
-    state = train(config, data, device, seed=seed, max_steps=max_steps, resume_from=resume_from)
-    print("checkpoint:", save_checkpoint(output or runs_folder() / "original.pt", state))
+    """Train on FashionMNIST and write a checkpoint; Ctrl-C stops early and keeps what was trained.
+
+    Args:
+        config: the recipe
+        output: the final checkpoint (default: original.pt in the runs folder); beside it a folder
+            of the same name keeps the last two epochs'
+        device: auto, cpu, cuda ...
+        seed: fixes the initial weights, the order of the images and all noise
+        max_steps: stop after this many updates
+        resume: go on from the newest whole checkpoint in that folder, if there is one
+    """
+    output = output or runs_folder() / "original.pt"
+    folder = output.with_suffix("")
+    state = train(
+        config,
+        load_fashion_mnist("train"),
+        device,
+        seed=seed,
+        max_steps=max_steps,
+        resume_from=newest_checkpoint(folder) if resume else None,
+        checkpoint_folder=folder,
+    )
+    save_rolling(folder, state)  # also in the middle of an epoch: to go on from there
+    print("checkpoint:", save_checkpoint(output, state))
 
 
 def sample_command(

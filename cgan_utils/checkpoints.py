@@ -6,12 +6,16 @@ the noise generator's state, the step counter and the history.
 
 import copy
 import dataclasses
+import logging
+import zipfile
 from pathlib import Path
 
 import torch
 
 from .config import CGANConfig, check_count, choose_device, random_stream, write_atomically
 from .models import Discriminator, Generator
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -82,6 +86,34 @@ def save_checkpoint(path, state):
     return write_atomically(path, lambda file: torch.save(contents, file))
 
 
+def save_rolling(folder, state, keep=2):
+    """Save as `folder`/step-000012.pt, then remove all but the newest `keep`; returns the path."""
+    check_count("keep", keep)
+    folder = Path(folder)
+    path = save_checkpoint(folder / f"step-{state.step:09d}.pt", state)
+    for old in [*_rolling(folder)[keep:], *folder.glob(".step-*.pt.*")]:  # the latter: cut off
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(folder):
+    """The newest whole checkpoint that `save_rolling` left in `folder`, or None.
+
+    Damaged ones are passed over, which is why it keeps more than one.
+    """
+    for path in _rolling(Path(folder)):
+        try:
+            load_checkpoint(path)
+            return path
+        except ValueError as damage:
+            logger.warning("passed over: %s", damage)
+    return None
+
+
+def _rolling(folder):
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
 def load_checkpoint(path, device="cpu"):
     """Read a `TrainingState` back; it continues exactly where it was saved.
 
@@ -94,6 +126,9 @@ def load_checkpoint(path, device="cpu"):
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no checkpoint at {path}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
         contents = torch.load(path, map_location=device, weights_only=True)
         version = contents["format_version"]
         if version != FORMAT_VERSION:

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .checkpoints import ORDER, TrainingState, load_checkpoint
+from .checkpoints import (
+    ORDER,
+    TrainingState,
+    load_checkpoint,
+    newest_checkpoint,
+    save_rolling,
+)
 from .config import CGANConfig, check_count, choose_device, random_stream
 from .data import LabelledImages, normalize
 
@@ -105,6 +111,7 @@ def train(
     max_steps=None,
     callback=None,
     resume_from=None,
+    checkpoint_folder=None,
     progress=True,
 ):
     """Train a conditional GAN and return its `TrainingState`.
@@ -119,6 +126,7 @@ def train(
     max_steps: stop once this many updates of each network were made in all.
     callback: called with the state after each epoch.
     resume_from: a checkpoint to go on from; its config must equal `config`, except for epochs.
+    checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept.
     progress: a progress bar and one printed line per epoch.
 
     Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far.
@@ -147,9 +155,11 @@ def train(
                 until = min(last_step - epoch * steps_per_epoch, steps_per_epoch)
                 left = order[done * config.batch_size : until * config.batch_size]
                 train_epoch(state, data, left.to(device), bar)
-                _check_finite(state, done, until)
+                _check_finite(state, done, until, checkpoint_folder)
                 if until == steps_per_epoch:
                     _close_epoch(state, bar)
+                    if checkpoint_folder is not None:
+                        save_rolling(checkpoint_folder, state)
                     if callback is not None:
                         callback(state)
         except KeyboardInterrupt:
@@ -183,13 +193,17 @@ def _close_epoch(state, bar):
         )
 
 
-def _check_finite(state, first, last):
+def _check_finite(state, first, last, checkpoint_folder):
     bad = ~state.measures[first:last].isfinite().all(dim=1)
     if bad.any():
         row = first + bad.int().argmax().item()
         step = state.step - last + row + 1
         values = dict(zip(MEASURES, state.measures[row].tolist(), strict=True))
-        raise FloatingPointError(f"training left the finite numbers at step {step}: {values}")
+        kept = checkpoint_folder and newest_checkpoint(checkpoint_folder)
+        raise FloatingPointError(
+            f"training left the finite numbers at step {step}: {values}; "
+            f"last good checkpoint: {kept or 'none was saved'}"
+        )
 
 
 def _check_arguments(config, data, engine, seed, max_steps, callback):

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,16 +16,8 @@ def state(tiny_config, tiny_data):
 
 def test_everything_comes_back(state, tmp_path):
     loaded = cg.load_checkpoint(cg.save_checkpoint(tmp_path / "new" / "state.pt", state))
-    assert (loaded.config, loaded.seed, loaded.step) == (state.config, state.seed, 6)
-    assert loaded.history == state.history
-    assert torch.equal(loaded.noise.get_state(), state.noise.get_state())
-    for part in ("generator", "discriminator"):
-        theirs = getattr(loaded, part).state_dict()
-        for name, tensor in getattr(state, part).state_dict().items():
-            assert torch.equal(theirs[name], tensor)
-        moments = getattr(loaded, f"{part}_optimizer").state_dict()["state"]
-        for key, entry in getattr(state, f"{part}_optimizer").state_dict()["state"].items():
-            assert all(torch.equal(moments[key][name], value) for name, value in entry.items())
+    assert everything(loaded) == everything(state)
+    assert torch.equal(loaded.measures, state.measures)
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before the rename"])
@@ -88,3 +82,117 @@ def test_damaged_and_foreign_files_give_one_clear_error(kind, state, tmp_path, m
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         cg.load_checkpoint(tmp_path / "none.pt")
+
+
+def test_the_last_two_are_kept(tiny_config, tiny_data, tmp_path):
+    config = tiny_config.replace(epochs=4)
+    cg.train(config, tiny_data, device="cpu", progress=False, checkpoint_folder=tmp_path)
+    names = sorted(os.listdir(tmp_path))
+    assert names == ["step-000000012.pt", "step-000000016.pt"]
+    assert cg.newest_checkpoint(tmp_path) == tmp_path / names[1]
+
+
+def test_newest_passes_over_damaged_files(state, tmp_path):
+    assert cg.newest_checkpoint(tmp_path) is None
+    older = cg.save_checkpoint(tmp_path / "step-000000003.pt", state)
+    (tmp_path / "step-000000004.pt").write_bytes(older.read_bytes()[:1000])
+    assert cg.newest_checkpoint(tmp_path) == older
+
+
+def test_disk_full_leaves_the_previous_file_and_an_error(state, tmp_path):
+    """A real limit on the size of files, in a process of its own."""
+    path = cg.save_checkpoint(tmp_path / "state.pt", state)
+    before = path.read_bytes()
+    code = f"""if True:
+        import resource, signal
+        import cgan_utils as cg
+        state = cg.load_checkpoint({str(path)!r})
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        cg.save_checkpoint({str(path)!r}, state)
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode != 0 and "Error" in run.stderr
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["state.pt"]
+
+
+def everything(state):
+    """All that a state holds, as plain values."""
+    parts = state.generator, state.discriminator
+    weights = [p.tolist() for part in parts for p in part.parameters()]
+    optimizers = state.generator_optimizer, state.discriminator_optimizer
+    moments = [
+        value.tolist()
+        for optimizer in optimizers
+        for entry in optimizer.state_dict()["state"].values()
+        for value in entry.values()
+    ]
+    noise = state.noise.get_state().tolist()
+    return state.config, state.seed, state.step, state.history, noise, weights, moments
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(state, tmp_path):
+    """Damage never gives another state: the file is refused, or holds what was saved."""
+    path = cg.save_checkpoint(tmp_path / "state.pt", state)
+    content = path.read_bytes()
+    for position in range(0, len(content), len(content) // 60):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        )
+        try:
+            loaded = cg.load_checkpoint(path)
+        except ValueError:
+            continue
+        assert everything(loaded) == everything(state), position
+
+
+KILLED = """
+import os, random, signal, sys, time
+import torch
+import cgan_utils as cg
+
+torch.set_num_threads(1)  # no pool of threads that a fork would lose
+folder, kills = sys.argv[1], int(sys.argv[2])
+config = cg.CGANConfig(
+    classes=("a", "b"), image_shape=(1, 4, 4), latent_dim=4, hidden_dim=64, batch_size=8, epochs=200
+)
+numbers = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=numbers)
+data = cg.LabelledImages(images, torch.arange(40) % 2, config.classes)
+
+def train(folder):
+    start = cg.newest_checkpoint(folder)
+    options = dict(checkpoint_folder=folder, progress=False)
+    return cg.train(config, data, "cpu", resume_from=start, **options)
+
+random.seed(0)
+steps = []
+for kill in range(kills):
+    child = os.fork()
+    if child == 0:
+        train(folder)
+        os._exit(0)
+    time.sleep(random.uniform(0.02, 0.12))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    newest = cg.newest_checkpoint(folder)
+    steps.append(cg.load_checkpoint(newest).step if newest else 0)
+assert steps == sorted(steps), steps  # nothing that was saved is lost
+interrupted, whole = train(folder), train(folder + "-whole")
+for part in ("generator", "discriminator"):
+    for a, b in zip(getattr(interrupted, part).parameters(), getattr(whole, part).parameters()):
+        assert torch.equal(a, b)
+assert interrupted.history == whole.history
+print(len(set(steps)), steps[-1])
+"""
+
+
+def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path):
+    """SIGKILL at random moments of training and saving, each time resumed; then to the end."""
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run"), "50"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    different, last = map(int, run.stdout.split())
+    assert different > 10 and 0 < last < 1000  # they were hit while under way

@@ -15,22 +15,22 @@ def run(*arguments):
 
 
 def test_train_resume_and_sample(tmp_path):
-    first, second = tmp_path / "new" / "first.pt", tmp_path / "second.pt"
-    common = ("train", "--device", "cpu", "--seed", 3, "--hidden-dim", 32)
-    assert run(*common, "--max-steps", 4, "--output", first).returncode == 0
-    more = run(*common, "--max-steps", 7, "--resume-from", first, "--output", second)
-    assert f"checkpoint: {second}" in more.stdout
+    path = tmp_path / "new" / "run.pt"
+    common = ("train", "--device", "cpu", "--seed", 3, "--hidden-dim", 32, "--output", path)
+    assert run(*common, "--max-steps", 4).returncode == 0
+    more = run(*common, "--max-steps", 7, "--resume")
+    assert f"checkpoint: {path}" in more.stdout
 
     config = cg.CGANConfig.original().replace(hidden_dim=32)
     data = cg.load_fashion_mnist("train")
     expected = cg.train(config, data, device="cpu", seed=3, max_steps=7, progress=False)
-    state = cg.load_checkpoint(second)
+    state = cg.load_checkpoint(path)
     assert (state.config, state.step) == (config, 7)
     for a, b in zip(state.generator.parameters(), expected.generator.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
     picture = tmp_path / "grid.png"
-    assert run("sample", second, "--output", picture, "--columns", 2).returncode == 0
+    assert run("sample", path, "--output", picture, "--columns", 2).returncode == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -259,7 +259,9 @@ def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch
     assert "interrupted after step 5" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_config, tiny_data, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_with_the_step(
+    tiny_config, tiny_data, monkeypatch, tmp_path
+):
     step, calls = training.training_step, []
 
     def poisoned(*args):
@@ -268,8 +270,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_config, tiny_data, m
         return measures * math.nan if len(calls) == 7 else measures
 
     monkeypatch.setattr(training, "training_step", poisoned)
-    with pytest.raises(FloatingPointError, match=r"step 7: .*nan"):
+    with pytest.raises(FloatingPointError, match=r"step 7: .*nan.*checkpoint: none"):
         quiet_train(tiny_config, tiny_data)
+    calls.clear()
+    with pytest.raises(FloatingPointError, match=r"step 7: .*nan.*step-000000004\.pt"):
+        quiet_train(tiny_config, tiny_data, checkpoint_folder=tmp_path)
+    assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path)).step == 4
 
 
 def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread():
