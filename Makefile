@@ -6,8 +6,8 @@
 # made with uv if it is there, else with venv and pip.
 PYTHON ?= python3
 ACTIVE := $(firstword $(VIRTUAL_ENV) $(CONDA_PREFIX))
-HAS_PACKAGE := $(if $(ACTIVE),$(shell $(ACTIVE)/bin/python -I -c "\
-from importlib.util import find_spec as f; s = f('cgan_utils'); \
+HAS_PACKAGE := $(if $(ACTIVE),$(shell $(ACTIVE)/bin/python -I -c "from importlib.util import \
+find_spec as f; s = f('cgan_utils'); \
 print(bool(s and s.origin.startswith('$(CURDIR)/') and f('jupyterlab') and f('nbval')))"))
 ifeq ($(HAS_PACKAGE),True)
 BIN := $(ACTIVE)/bin

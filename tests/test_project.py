@@ -1,10 +1,13 @@
 """The files around the package agree with each other."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -71,3 +74,20 @@ def test_imports_run_one_way():
 def test_help_lists_the_targets():
     listed = subprocess.run(["make", "help"], cwd=CLONE, capture_output=True, text=True).stdout
     assert {"run", "test", "lab"} <= {line.split()[0] for line in listed.splitlines()}
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path):
+    def program(environment):
+        others = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        run = subprocess.run(
+            ["make", "-n", "test-quick"],
+            cwd=CLONE,
+            env=others | {variable: str(environment)},
+            capture_output=True,
+            text=True,
+        )
+        return run.stdout.splitlines()[-1].split()[0]
+
+    assert program(sys.prefix) == f"{sys.prefix}/bin/python"
+    assert program(tmp_path) == ".venv/bin/python"  # active, but without the package
