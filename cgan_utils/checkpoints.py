@@ -7,12 +7,20 @@ the noise generator's state, the step counter and the history.
 import copy
 import dataclasses
 import logging
+import os
 import zipfile
 from pathlib import Path
 
 import torch
 
-from .config import CGANConfig, check_count, choose_device, random_stream, write_atomically
+from .config import (
+    CGANConfig,
+    check_count,
+    check_type,
+    choose_device,
+    random_stream,
+    write_atomically,
+)
 from .models import Discriminator, Generator
 
 logger = logging.getLogger(__name__)
@@ -40,6 +48,7 @@ class TrainingState:
     @classmethod
     def create(cls, config, seed=0, device="cpu"):
         """Fresh networks and optimisers. The same seed gives the same weights on every device."""
+        check_type("config", config, CGANConfig)
         check_count("seed", seed, minimum=0)
         device = choose_device(device)
         with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
@@ -72,6 +81,8 @@ _PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_op
 
 def save_checkpoint(path, state):
     """Write a `TrainingState` to `path`, whole or not at all; returns the path."""
+    check_type("path", path, str, os.PathLike)
+    check_type("state", state, TrainingState)
     contents = {
         "format_version": FORMAT_VERSION,
         "config": state.config.to_dict(),
@@ -121,6 +132,7 @@ def load_checkpoint(path, device="cpu"):
     cannot run code. Raises FileNotFoundError if there is no such file, ValueError if it is damaged
     or no checkpoint of this package.
     """
+    check_type("path", path, str, os.PathLike)
     path = Path(path)
     device = choose_device(device)
     if not path.is_file():

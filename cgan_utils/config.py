@@ -96,6 +96,13 @@ class CGANConfig:
             raise ValueError(f"betas must lie in [0, 1); got {self.betas}")
 
 
+def check_type(name, value, *types):
+    """Raise TypeError unless `value` is of one of the types."""
+    if not isinstance(value, types):
+        allowed = " or ".join(kind.__name__ for kind in types)
+        raise TypeError(f"{name} must be a {allowed}; got a {type(value).__name__}")
+
+
 def check_count(name, value, minimum=1):
     """Raise unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from .config import FASHION_MNIST_CLASSES, check_count
+from .config import FASHION_MNIST_CLASSES, check_count, check_type
 from .judge import load_judge, look, real_classifier, real_images, train_classifier
 from .models import Generator
 from .sampling import sample
@@ -215,8 +215,7 @@ def _check_features(real, generated, minimum):
 
 
 def _check_arguments(generator, seed, gan_train_images):
-    if not isinstance(generator, Generator):
-        raise TypeError(f"generator must be a cgan_utils Generator; got {type(generator).__name__}")
+    check_type("generator", generator, Generator)
     config = generator.config
     if (config.classes, config.image_shape) != (FASHION_MNIST_CLASSES, (1, 28, 28)):
         raise ValueError(

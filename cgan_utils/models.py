@@ -7,6 +7,8 @@ one-hot vector; here, as in the blog post, `nn.Embedding` looks up a learned vec
 import torch
 from torch import nn
 
+from .config import CGANConfig, check_type
+
 
 class Generator(nn.Module):
     """G(z, y): a noise vector and a label become an image.
@@ -17,6 +19,7 @@ class Generator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        check_type("config", config, CGANConfig)
         self.config = config
         self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
         self.layers = nn.Sequential(
@@ -50,6 +53,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        check_type("config", config, CGANConfig)
         self.config = config
         self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
         self.layers = nn.Sequential(

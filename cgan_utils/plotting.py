@@ -39,6 +39,11 @@ def plot_class_grid(images, classes, column_titles=None):
 
     The grey scale is fixed at -1..1, so that a fault of range is seen, not stretched away.
     """
+    _check_images(images)
+    if len(classes) == 0 or len(images) % len(classes) != 0:
+        raise ValueError(
+            f"images must be as many for each of the {len(classes)} classes; got {len(images)}"
+        )
     columns = len(images) // len(classes)
     height, width = images.shape[2:]
     inches = 84 / max(height, width) / 100  # of one pixel: sharp, because each becomes whole dots
@@ -56,6 +61,9 @@ def plot_class_grid(images, classes, column_titles=None):
 
 def plot_images(images, titles, columns=8):
     """One picture per title, in rows of `columns`. images float (N, C, H, W) in [-1, 1]."""
+    _check_images(images)
+    if len(titles) != len(images):
+        raise ValueError(f"titles must be one per image, {len(images)}; got {len(titles)}")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     figure, grid = plt.subplots(
@@ -74,6 +82,9 @@ def plot_history(history):
 
     history: lists loss_d, loss_g, d_real, d_fake, one value per epoch.
     """
+    names = ("loss_d", "loss_g", "d_real", "d_fake")
+    if len({len(history.get(name, ())) for name in names}) != 1 or not history.get("loss_d"):
+        raise ValueError(f"history must have one value per epoch of each of {', '.join(names)}")
     epochs = range(1, len(history["loss_d"]) + 1)
     figure, (losses, verdicts) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     losses.plot(epochs, history["loss_d"], "o-", color=COLOUR_D, label="loss of D")
@@ -124,6 +135,16 @@ def plot_class_bars(values, ceilings, label):
     axes.set(ylabel=label, ylim=(0, 1.05))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _check_images(images):
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise TypeError(f"images must be a float tensor with values in [-1, 1]; got {kind}")
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(f"images must have shape (N, 1 or 3, H, W); got {tuple(images.shape)}")
+    if not images.isfinite().all():
+        raise ValueError("images must be finite; got NaN or infinity")
 
 
 def _draw_grid(axes, images, columns):

@@ -6,7 +6,7 @@ from numbers import Integral
 
 import torch
 
-from .config import check_count
+from .config import check_count, check_type
 from .models import Generator
 
 
@@ -32,8 +32,7 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=4096):
     The generator and the global random numbers stay as they were: a copy in eval mode draws.
     Raises TypeError or ValueError naming the argument for labels or a latent that do not fit.
     """
-    if not isinstance(generator, Generator):
-        raise TypeError(f"generator must be a cgan_utils Generator; got {type(generator).__name__}")
+    check_type("generator", generator, Generator)
     config = generator.config
     labels = label_numbers(labels, config.classes)
     if latent is None:
@@ -61,6 +60,7 @@ def class_grid(generator, columns=10, seed=0):
 
     Returns float32 (num_classes * columns, C, H, W) in [-1, 1], row by row.
     """
+    check_type("generator", generator, Generator)
     check_count("columns", columns)
     config = generator.config
     latent = draw_latent(columns, config.latent_dim, seed).repeat(config.num_classes, 1)
@@ -72,18 +72,13 @@ def label_numbers(labels, classes):
     """Class numbers, int64 (N,) on the CPU, for labels given as numbers or names, one or many."""
     if isinstance(labels, str | Integral):
         labels = [labels]
-    if not isinstance(labels, torch.Tensor):
-        if not isinstance(labels, Iterable):
-            raise TypeError(f"labels must be whole numbers or class names; got {labels!r}")
-        labels = torch.tensor([_class_number(label, classes) for label in labels], dtype=torch.long)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be whole numbers or class names; got {labels.dtype}")
-    if labels.dim() != 1:
-        raise ValueError(f"labels must have one dimension; got shape {tuple(labels.shape)}")
-    outside = labels[(labels < 0) | (labels >= len(classes))]
-    if len(outside):
-        raise ValueError(f"labels must lie in 0..{len(classes) - 1}; got {outside[0].item()}")
-    return labels.long().cpu()
+    if isinstance(labels, torch.Tensor):
+        if labels.dim() != 1:
+            raise ValueError(f"labels must have one dimension; got shape {tuple(labels.shape)}")
+        labels = labels.tolist()
+    if not isinstance(labels, Iterable):
+        raise TypeError(f"labels must be whole numbers or class names; got {labels!r}")
+    return torch.tensor([_class_number(label, classes) for label in labels], dtype=torch.long)
 
 
 def _class_number(label, classes):
@@ -93,4 +88,6 @@ def _class_number(label, classes):
         return classes.index(label)
     if isinstance(label, bool) or not isinstance(label, Integral):
         raise TypeError(f"labels must be whole numbers or class names; got {label!r}")
+    if not 0 <= label < len(classes):
+        raise ValueError(f"labels must lie in 0..{len(classes) - 1}; got {label}")
     return int(label)

@@ -19,7 +19,7 @@ from .checkpoints import (
     newest_checkpoint,
     save_rolling,
 )
-from .config import CGANConfig, check_count, choose_device, random_stream
+from .config import CGANConfig, check_count, check_type, choose_device, random_stream
 from .data import LabelledImages, normalize
 
 MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")
@@ -207,10 +207,8 @@ def _check_finite(state, first, last, checkpoint_folder):
 
 
 def _check_arguments(config, data, engine, seed, max_steps, callback):
-    if not isinstance(config, CGANConfig):
-        raise TypeError(f"config must be a CGANConfig; got {type(config).__name__}")
-    if not isinstance(data, LabelledImages):
-        raise TypeError(f"data must be LabelledImages; got {type(data).__name__}")
+    check_type("config", config, CGANConfig)
+    check_type("data", data, LabelledImages)
     for name, expected, found in (
         ("image_shape", config.image_shape, tuple(data.images.shape[1:])),
         ("classes", config.classes, tuple(data.classes)),

@@ -278,14 +278,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(
     assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path)).step == 4
 
 
-def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread():
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 7)])
+def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread(shape):
     """Class k is one grey level: after training, the mean brightness must follow the label."""
     levels = torch.tensor([30, 120, 225], dtype=torch.uint8)
     labels = torch.arange(1500) % 3
-    images = levels[labels][:, None, None, None].expand(-1, 1, 6, 6).contiguous()
+    images = levels[labels][:, None, None, None].expand(-1, *shape).contiguous()
     data = cg.LabelledImages(images, labels, ("dark", "medium", "bright"))
     config = cg.CGANConfig(
-        classes=data.classes, image_shape=(1, 6, 6), latent_dim=8, hidden_dim=64, epochs=20
+        classes=data.classes, image_shape=shape, latent_dim=8, hidden_dim=64, epochs=20
     )
     state = quiet_train(config, data)
     means = cg.sample(state.generator, [0] * 50 + [1] * 50 + [2] * 50).view(3, -1).mean(dim=1)

@@ -1,0 +1,127 @@
+"""Every public function refuses what it cannot use: it names the argument, and what is allowed.
+
+`train`, `sample`, `evaluate` and `CGANConfig` have tables of their own beside their other tests.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cgan_utils as cg
+
+CONFIG = cg.CGANConfig.original()
+GENERATOR = cg.TrainingState.create(CONFIG).generator
+IMAGES = torch.zeros(10, 1, 28, 28)
+HISTORY = {"loss_d": [1.0], "loss_g": [1.0], "d_real": [0.5], "d_fake": [0.5]}
+
+CASES = [
+    (cg.normalize, {"images": IMAGES}, TypeError, "images"),
+    (cg.normalize, {"images": np.zeros((1, 28, 28), np.uint8)}, TypeError, "images"),
+    (cg.normalize, {"images": None}, TypeError, "images"),
+    (cg.load_fashion_mnist, {"split": "validation"}, ValueError, "split"),
+    (cg.load_fashion_mnist, {"split": 3}, ValueError, "split"),
+    (cg.choose_device, {"device": "gpu"}, ValueError, "device"),
+    (cg.draw_latent, {"count": -1, "latent_dim": 3}, ValueError, "count"),
+    (cg.draw_latent, {"count": 1.5, "latent_dim": 3}, TypeError, "count"),
+    (cg.draw_latent, {"count": 1, "latent_dim": 0}, ValueError, "latent_dim"),
+    (cg.class_grid, {"generator": GENERATOR, "columns": 0}, ValueError, "columns"),
+    (cg.class_grid, {"generator": GENERATOR, "columns": "ten"}, TypeError, "columns"),
+    (cg.class_grid, {"generator": None}, TypeError, "generator"),
+    (cg.load_checkpoint, {"path": "nowhere.pt"}, FileNotFoundError, "path"),
+    (cg.load_checkpoint, {"path": None}, TypeError, "path"),
+    (cg.save_checkpoint, {"path": "x.pt", "state": GENERATOR}, TypeError, "state"),
+    (cg.TrainingState.create, {"config": {}}, TypeError, "config"),
+    (cg.TrainingState.create, {"config": CONFIG, "seed": -3}, ValueError, "seed"),
+    (cg.TrainingState.create, {"config": CONFIG, "device": "moon"}, ValueError, "device"),
+    (cg.Generator, {"config": 3}, TypeError, "config"),
+    (cg.Discriminator, {"config": None}, TypeError, "config"),
+    (cg.load_judge, {"device": "moon"}, ValueError, "device"),
+    (cg.plot_images, {"images": IMAGES.byte(), "titles": ["a"] * 10}, TypeError, "images"),
+    (cg.plot_images, {"images": IMAGES[0], "titles": ["a"]}, ValueError, "images"),
+    (cg.plot_images, {"images": IMAGES, "titles": ["a"] * 9}, ValueError, "titles"),
+    (cg.plot_images, {"images": IMAGES[:0], "titles": []}, ValueError, "images"),
+    (cg.plot_class_grid, {"images": IMAGES, "classes": ["a", "b", "c"]}, ValueError, "images"),
+    (cg.plot_class_grid, {"images": IMAGES * math.nan, "classes": ["a"]}, ValueError, "images"),
+    (cg.plot_class_grid, {"images": [1, 2], "classes": ["a"]}, TypeError, "images"),
+    (cg.plot_history, {"history": {}}, ValueError, "history"),
+    (cg.plot_history, {"history": HISTORY | {"loss_g": []}}, ValueError, "history"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "error", "name"), CASES)
+def test_bad_arguments_are_named(function, arguments, error, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        function(**arguments)
+    assert not list(tmp_path.iterdir())  # refused before any work was done
+
+
+NUMBERS_AND_NAMES = st.one_of(st.integers(0, 9), st.sampled_from(CONFIG.classes))
+
+
+@settings(deadline=None, max_examples=30)
+@given(labels=st.lists(NUMBERS_AND_NAMES, max_size=40), seed=st.integers(0, 2**63 - 1))
+def test_sample_gives_one_finite_image_in_range_per_label(labels, seed):
+    images = cg.sample(GENERATOR, labels, seed=seed)
+    assert images.shape == (len(labels), 1, 28, 28)
+    assert images.isfinite().all() and (images.abs() <= 1).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    labels=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+    batch_size=st.integers(1, 50),
+    threads=st.integers(1, 2),
+)
+def test_batch_size_and_threads_do_not_change_the_images(labels, batch_size, threads):
+    whole = cg.sample(GENERATOR, labels, seed=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        split = cg.sample(GENERATOR, labels, seed=1, batch_size=batch_size)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(whole, split, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.one_of(
+        st.integers().filter(lambda n: not 0 <= n <= 9),
+        st.text().filter(lambda name: name not in CONFIG.classes),
+        st.floats(),
+        st.none(),
+        st.booleans(),
+    )
+)
+def test_no_label_is_guessed(label):
+    with pytest.raises((TypeError, ValueError), match="labels"):
+        cg.sample(GENERATOR, [label])
+
+
+SIZES = ("embedding_dim", "latent_dim", "hidden_dim", "epochs", "batch_size")
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    sizes=st.fixed_dictionaries({name: st.integers(1, 10**6) for name in SIZES}),
+    learning_rate=st.floats(0, 10, exclude_min=True),
+    betas=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
+    classes=st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True).map(tuple),
+)
+def test_every_allowed_config_survives_a_dict(sizes, learning_rate, betas, classes):
+    fields = dict(**sizes, learning_rate=learning_rate, betas=betas, classes=classes)
+    config = CONFIG.replace(**fields)
+    assert cg.CGANConfig.from_dict(config.to_dict()) == config
+    assert all(getattr(config, name) == value for name, value in fields.items())
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(SIZES), st.one_of(st.integers(max_value=0), st.floats(), st.text()))
+def test_no_size_is_guessed(field, value):
+    with pytest.raises((TypeError, ValueError), match=field):
+        CONFIG.replace(**{field: value})
