@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(
     assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path)).step == 4
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 7)])
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 3, 4)])
 def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread(shape):
     """Class k is one grey level: after training, the mean brightness must follow the label."""
     levels = torch.tensor([30, 120, 225], dtype=torch.uint8)

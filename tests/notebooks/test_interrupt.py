@@ -1,0 +1,45 @@
+"""The stop button: a real kernel is interrupted in the middle of `train`, and goes on."""
+
+import queue
+
+from jupyter_client.manager import start_new_kernel
+
+TRAIN = """
+import torch
+import cgan_utils as cg
+numbers = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8, generator=numbers)
+data = cg.LabelledImages(images, torch.arange(64) % 2, ("a", "b"))
+config = cg.CGANConfig(classes=data.classes, image_shape=(1, 4, 4), epochs=1_000_000)
+state = cg.train(config, data, device="cpu")
+"""
+NEXT = "print(state.step > 0, state.epoch > 0, tuple(cg.sample(state.generator, ['a']).shape))"
+
+
+def run(client, code, until=None):
+    """What a cell prints; stops listening early once `until` is printed."""
+    message, printed = client.execute(code), ""
+    while True:
+        output = client.get_iopub_msg(timeout=60)
+        if output["parent_header"].get("msg_id") != message:
+            continue
+        if output["msg_type"] == "stream":
+            printed += output["content"]["text"]
+            if until is not None and until in printed:
+                return printed
+        assert output["msg_type"] != "error", output["content"]["traceback"]
+        if output["msg_type"] == "status" and output["content"]["execution_state"] == "idle":
+            return printed
+
+
+def test_interrupting_the_kernel_keeps_what_was_trained():
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        run(client, TRAIN, until="epoch  3/")
+        manager.interrupt_kernel()
+        assert run(client, NEXT).strip() == "True True (1, 1, 4, 4)"
+    except queue.Empty as silence:
+        raise AssertionError("the kernel did not answer") from silence
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
