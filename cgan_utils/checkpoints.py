@@ -99,6 +99,8 @@ def save_checkpoint(path, state):
 
 def save_rolling(folder, state, keep=2):
     """Save as `folder`/step-000012.pt, then remove all but the newest `keep`; returns the path."""
+    check_type("folder", folder, str, os.PathLike)
+    check_type("state", state, TrainingState)
     check_count("keep", keep)
     folder = Path(folder)
     path = save_checkpoint(folder / f"step-{state.step:09d}.pt", state)
@@ -112,6 +114,7 @@ def newest_checkpoint(folder):
 
     Damaged ones are passed over, which is why it keeps more than one.
     """
+    check_type("folder", folder, str, os.PathLike)
     for path in _rolling(Path(folder)):
         try:
             load_checkpoint(path)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .config import (
     FASHION_MNIST_CLASSES,
+    check_type,
     choose_device,
     random_stream,
     runs_folder,
@@ -53,6 +54,7 @@ def train_classifier(
 
     Adam with a learning rate that rises, then falls to 0 (Smith & Topin 2017, arXiv 1708.07120).
     """
+    _check_images(images, labels)
     classifier = _untrained(seed, images.device)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
     steps = epochs * math.ceil(len(images) / batch_size)
@@ -70,6 +72,23 @@ def train_classifier(
                 schedule.step()
                 bar.update()
     return classifier.eval()
+
+
+def _check_images(images, labels):
+    check_type("images", images, torch.Tensor)
+    check_type("labels", labels, torch.Tensor)
+    if not images.is_floating_point() or images.shape[1:] != (1, 28, 28) or len(images) == 0:
+        raise ValueError(
+            f"images must be float (N, 1, 28, 28); got {images.dtype} {tuple(images.shape)}"
+        )
+    if not images.abs().max() <= 1:  # NaN too
+        raise ValueError(f"images must lie in [-1, 1]; got {images.min():g} to {images.max():g}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels must be int64, one per image; got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
+        raise ValueError(f"labels must lie in 0..9; got {labels.min()}..{labels.max()}")
 
 
 CODE = inspect.getsource(Classifier) + inspect.getsource(train_classifier)  # now, before an edit

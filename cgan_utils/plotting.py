@@ -11,6 +11,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
+from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid
 
@@ -20,6 +21,10 @@ COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
 def show(figure, alt):
     """Show a figure with alternative text, for screen readers and for readers of the plain text."""
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure must be a matplotlib Figure; got a {type(figure).__name__}")
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
@@ -107,11 +112,15 @@ def plot_matrix(matrix, classes, label, limits, rows="", columns=""):
 
     limits: the values of the two ends of the scale; white is 0 if they are opposite numbers.
     """
+    matrix = torch.as_tensor(matrix)
+    if matrix.shape != (len(classes), len(classes)):
+        raise ValueError(
+            f"matrix must have a row and a column for each of the {len(classes)} classes; "
+            f"got {tuple(matrix.shape)}"
+        )
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     colours = "PuOr" if limits[0] == -limits[1] else "cividis"
-    picture = axes.imshow(
-        torch.as_tensor(matrix).numpy(), cmap=colours, vmin=limits[0], vmax=limits[1]
-    )
+    picture = axes.imshow(matrix.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel=columns, ylabel=rows)
@@ -121,6 +130,8 @@ def plot_matrix(matrix, classes, label, limits, rows="", columns=""):
 
 def plot_class_bars(values, ceilings, label):
     """One bar per class and a line at what real images reach. Both: {class name: value}."""
+    if missing := [name for name in values if name not in ceilings]:
+        raise ValueError(f"ceilings must have a value for each bar; {', '.join(missing)} have none")
     figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
     places = range(len(values))
     axes.bar(places, values.values(), color=COLOUR_G, label="generated")

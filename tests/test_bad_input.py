@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import cgan_utils as cg
 
 CONFIG = cg.CGANConfig.original()
 GENERATOR = cg.TrainingState.create(CONFIG).generator
 IMAGES = torch.zeros(10, 1, 28, 28)
+LABELS = torch.arange(10)
 HISTORY = {"loss_d": [1.0], "loss_g": [1.0], "d_real": [0.5], "d_fake": [0.5]}
 
 CASES = [
@@ -47,9 +49,26 @@ CASES = [
     (cg.plot_class_grid, {"images": IMAGES, "classes": ["a", "b", "c"]}, ValueError, "images"),
     (cg.plot_class_grid, {"images": IMAGES * math.nan, "classes": ["a"]}, ValueError, "images"),
     (cg.plot_class_grid, {"images": [1, 2], "classes": ["a"]}, TypeError, "images"),
+    (cg.save_rolling, {"folder": None, "state": None}, TypeError, "folder"),
+    (cg.save_rolling, {"folder": "x", "state": None}, TypeError, "state"),
+    (cg.newest_checkpoint, {"folder": 3}, TypeError, "folder"),
+    (cg.train_classifier, {"images": IMAGES.byte(), "labels": LABELS}, ValueError, "images"),
+    (cg.train_classifier, {"images": IMAGES + 2, "labels": LABELS}, ValueError, "images"),
+    (cg.train_classifier, {"images": IMAGES * math.nan, "labels": LABELS}, ValueError, "images"),
+    (cg.train_classifier, {"images": IMAGES[:0], "labels": LABELS[:0]}, ValueError, "images"),
+    (cg.train_classifier, {"images": IMAGES, "labels": LABELS[:9]}, ValueError, "labels"),
+    (cg.train_classifier, {"images": IMAGES, "labels": LABELS + 1}, ValueError, "labels"),
+    (cg.train_classifier, {"images": IMAGES, "labels": LABELS.float()}, ValueError, "labels"),
+    (cg.train_classifier, {"images": IMAGES, "labels": [0] * 10}, TypeError, "labels"),
+    (cg.show, {"figure": None, "alt": "A picture."}, TypeError, "figure"),
+    (cg.show, {"figure": Figure(), "alt": " "}, ValueError, "alt"),
+    (cg.plot_matrix, {"matrix": torch.zeros(3, 2), "classes": "abc", "label": "", "limits": (0, 1)},
+     ValueError, "matrix"),
+    (cg.plot_class_bars, {"values": {"a": 1}, "ceilings": {"b": 1}, "label": ""},
+     ValueError, "ceilings"),
     (cg.plot_history, {"history": {}}, ValueError, "history"),
     (cg.plot_history, {"history": HISTORY | {"loss_g": []}}, ValueError, "history"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("function", "arguments", "error", "name"), CASES)

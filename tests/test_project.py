@@ -87,7 +87,8 @@ def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path
             capture_output=True,
             text=True,
         )
-        return run.stdout.splitlines()[-1].split()[0]
+        (line,) = [line for line in run.stdout.splitlines() if "pytest" in line]
+        return line.split()[0]
 
     assert program(sys.prefix) == f"{sys.prefix}/bin/python"
     assert program(tmp_path) == ".venv/bin/python"  # active, but without the package
