@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,17 @@ def test_disk_full_leaves_the_previous_file_and_an_error(state, tmp_path):
     assert run.returncode != 0 and "Error" in run.stderr
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["state.pt"]
+
+
+@pytest.mark.parametrize("folder", ["/sys", "a file"])
+def test_a_folder_that_cannot_be_written_to_is_an_error_and_nothing_else(folder, state, tmp_path):
+    """/sys refuses new files even to root; a file in place of a folder does so everywhere."""
+    if folder == "a file":
+        folder = tmp_path / "file"
+        folder.write_text("precious")
+    with pytest.raises(OSError):
+        cg.save_checkpoint(Path(folder) / "state.pt", state)
+    assert [path.read_text() for path in tmp_path.iterdir()] in ([], ["precious"])
 
 
 def everything(state):
