@@ -173,11 +173,11 @@ def test_each_epoch_shows_every_image_once_with_its_label(spy, tiny_config, tiny
     assert orders[0] != orders[1]  # shuffled anew
 
 
-def test_another_seed_shuffles_otherwise(spy, tiny_config, tiny_data):
+def test_another_seed_shuffles_and_draws_otherwise(spy, tiny_config, tiny_data):
     for seed in (0, 1):
         quiet_train(tiny_config, tiny_data, seed=seed, max_steps=1)
-    (images, *_), (others, *_) = spy
-    assert not torch.equal(images, others)
+    (images, _, z, _), (other_images, _, other_z, _) = spy
+    assert not torch.equal(images, other_images) and not torch.equal(z, other_z)
 
 
 def test_real_and_generated_images_share_their_range(spy, tiny_config, tiny_data):
