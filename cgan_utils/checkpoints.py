@@ -4,7 +4,6 @@ A checkpoint is one file with everything needed to go on: config, both networks,
 the noise generator's state, the step counter and the history.
 """
 
-import copy
 import dataclasses
 import logging
 import os
@@ -125,7 +124,12 @@ def newest_checkpoint(folder):
 
 
 def _rolling(folder):
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    """Its checkpoints, the last written first: a new run counts before an older, longer one."""
+
+    def written(path):
+        return path.stat().st_mtime_ns, path.name
+
+    return sorted(folder.glob("step-*.pt"), key=written, reverse=True)
 
 
 def load_checkpoint(path, device="cpu"):
@@ -154,7 +158,7 @@ def load_checkpoint(path, device="cpu"):
             getattr(state, part).load_state_dict(contents[part])
         state.step = contents["step"]
         state.measures = contents["measures"]
-        state.history = copy.deepcopy(contents["history"])
+        state.history = contents["history"]
         if contents["device"] == state.device.type:  # another device draws other numbers anyway
             state.noise.set_state(contents["noise"].cpu())
     except Exception as error:

@@ -93,6 +93,20 @@ def test_the_last_two_are_kept(tiny_config, tiny_data, tmp_path):
     assert cg.newest_checkpoint(tmp_path) == tmp_path / names[1]
 
 
+def test_a_new_run_takes_the_place_of_an_older_and_longer_one(tiny_config, tiny_data, tmp_path):
+    def train(epochs, seed):
+        config = tiny_config.replace(epochs=epochs)
+        options = dict(seed=seed, progress=False, checkpoint_folder=tmp_path)
+        cg.train(config, tiny_data, device="cpu", **options)
+
+    train(epochs=5, seed=0)
+    train(epochs=1, seed=1)
+    newest = cg.load_checkpoint(cg.newest_checkpoint(tmp_path))
+    assert (newest.seed, newest.step) == (1, 4)
+    train(epochs=2, seed=1)
+    assert sorted(os.listdir(tmp_path)) == ["step-000000004.pt", "step-000000008.pt"]
+
+
 def test_newest_passes_over_damaged_files(state, tmp_path):
     assert cg.newest_checkpoint(tmp_path) is None
     older = cg.save_checkpoint(tmp_path / "step-000000003.pt", state)
