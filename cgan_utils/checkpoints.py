@@ -4,6 +4,7 @@ A checkpoint is one file with everything needed to go on: config, both networks,
 the noise generator's state, the step counter and the history.
 """
 
+import copy
 import dataclasses
 import logging
 import os
@@ -24,7 +25,7 @@ from .models import Discriminator, Generator
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 WEIGHTS, NOISE, ORDER = range(3)  # what a run draws random numbers for: see `random_stream`
 
@@ -35,7 +36,8 @@ class TrainingState:
 
     config: CGANConfig
     seed: int  # fixes the initial weights, the order of the images and all noise
-    generator: Generator
+    generator: Generator  # the one to sample from
+    live_generator: Generator  # the one Adam updates; the same, unless the recipe averages it
     discriminator: Discriminator
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam
@@ -54,15 +56,24 @@ class TrainingState:
             torch.set_rng_state(random_stream(seed, WEIGHTS).get_state())
             generator = Generator(config).to(device)
             discriminator = Discriminator(config).to(device)
+        live_generator = generator
+        if config.ema_decay > 0:
+            generator = copy.deepcopy(live_generator).requires_grad_(False)
 
         def adam(network):
             return torch.optim.Adam(
                 network.parameters(), lr=config.learning_rate, betas=config.betas, fused=True
             )
 
-        noise = random_stream(seed, NOISE, device=device)
         return cls(
-            config, seed, generator, discriminator, adam(generator), adam(discriminator), noise
+            config=config,
+            seed=seed,
+            generator=generator,
+            live_generator=live_generator,
+            discriminator=discriminator,
+            generator_optimizer=adam(live_generator),
+            discriminator_optimizer=adam(discriminator),
+            noise=random_stream(seed, NOISE, device=device),
         )
 
     @property
@@ -75,7 +86,13 @@ class TrainingState:
         return len(self.history.get("loss_d", ()))
 
 
-_PARTS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+_PARTS = (
+    "generator",
+    "live_generator",
+    "discriminator",
+    "generator_optimizer",
+    "discriminator_optimizer",
+)
 
 
 def save_checkpoint(path, state):

@@ -4,7 +4,10 @@ Conditional GAN: Mirza & Osindero 2014, arXiv 1411.1784, section 3.2. There the 
 one-hot vector; here, as in the blog post, `nn.Embedding` looks up a learned vector for each label.
 """
 
+import itertools
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .config import CGANConfig, check_type
@@ -22,14 +25,10 @@ class Generator(nn.Module):
         check_type("config", config, CGANConfig)
         self.config = config
         self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
-        self.layers = nn.Sequential(
-            nn.Linear(config.latent_dim + config.embedding_dim, config.hidden_dim),
-            nn.ReLU(),
-            nn.Linear(config.hidden_dim, config.hidden_dim),
-            nn.ReLU(),
-            nn.Linear(config.hidden_dim, config.image_size),
-            nn.Tanh(),  # the range of the normalised images, [-1, 1]
-        )
+        inputs = config.latent_dim + config.embedding_dim
+        self.hidden = _hidden_layers(config, inputs, bias=not config.class_norm)  # it has its own
+        self.output = nn.Linear(config.hidden_dim, config.image_size)
+        self.norms = nn.ModuleList(ClassNorm(config) for _ in self.hidden if config.class_norm)
 
     def forward(self, z, labels):
         return self.draw(z, self.embedding(labels))
@@ -39,8 +38,32 @@ class Generator(nn.Module):
 
         z (N, latent_dim), embedded float32 (N, embedding_dim) -> images (N, *image_shape).
         """
-        z_and_label = torch.cat([z, embedded], dim=1)
-        return self.layers(z_and_label).unflatten(1, self.config.image_shape)
+        h = torch.cat([z, embedded], dim=1)
+        for layer, norm in itertools.zip_longest(self.hidden, self.norms):
+            h = layer(h) if norm is None else norm(layer(h), embedded)
+            h = F.relu(h)
+        images = torch.tanh(self.output(h))  # the range of the normalised images, [-1, 1]
+        return images.unflatten(1, self.config.image_shape)
+
+
+class ClassNorm(nn.Module):
+    """Class-conditional batch norm: every label has its own scale and shift of each unit.
+
+    De Vries et al. 2017 (arXiv 1707.00683), section 3; scale and shift are made from the one label
+    embedding, as in Brock et al. 2019 (arXiv 1809.11096), section 3, so that a blend of two labels
+    has them too. forward(h, embedded): (N, hidden_dim), (N, embedding_dim) -> (N, hidden_dim).
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.normalize = nn.BatchNorm1d(config.hidden_dim, affine=False)
+        self.scale_and_shift = nn.Linear(config.embedding_dim, 2 * config.hidden_dim)
+        for start in self.scale_and_shift.parameters():  # at first: plain batch norm
+            nn.init.zeros_(start)
+
+    def forward(self, h, embedded):
+        scale, shift = self.scale_and_shift(embedded).chunk(2, dim=1)
+        return (1 + scale) * self.normalize(h) + shift
 
 
 class Discriminator(nn.Module):
@@ -55,15 +78,42 @@ class Discriminator(nn.Module):
         super().__init__()
         check_type("config", config, CGANConfig)
         self.config = config
-        self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
-        self.layers = nn.Sequential(
-            nn.Linear(config.image_size + config.embedding_dim, config.hidden_dim),
-            nn.LeakyReLU(0.2),  # a slope below 0 too: G learns only from gradients that pass D
-            nn.Linear(config.hidden_dim, config.hidden_dim),
-            nn.LeakyReLU(0.2),
-            nn.Linear(config.hidden_dim, 1),
-        )
+        inputs = config.image_size * (2 if config.fine_detail else 1)
+        if config.projection:
+            self.embedding = nn.Embedding(config.num_classes, config.hidden_dim)
+            nn.init.normal_(self.embedding.weight, std=config.hidden_dim**-0.5)
+        else:
+            self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
+            inputs += config.embedding_dim
+        self.hidden = _hidden_layers(config, inputs)
+        self.output = nn.Linear(config.hidden_dim, 1)
 
     def forward(self, images, labels):
-        image_and_label = torch.cat([images.flatten(1), self.embedding(labels)], dim=1)
-        return self.layers(image_and_label).squeeze(1)
+        embedded = self.embedding(labels)
+        h = images.flatten(1)
+        if self.config.fine_detail:
+            h = torch.cat([h, fine_detail(images).flatten(1)], dim=1)
+        if not self.config.projection:
+            h = torch.cat([h, embedded], dim=1)
+        for layer in self.hidden:
+            h = F.leaky_relu(layer(h), 0.2)  # a slope below 0 too: G learns only through D
+        logits = self.output(h).squeeze(1)
+        if self.config.projection:  # Miyato & Koyama 2018 (arXiv 1802.05637), equation 3
+            logits = logits + (h * embedded).sum(dim=1)
+        return logits
+
+
+def fine_detail(images):
+    """What an image loses when it is halved in size and enlarged again, doubled to be seen.
+
+    Images float (N, C, H, W) -> float, the same shape. Blur and texture differ here, where the
+    pixels themselves nearly agree: an MLP, which has no notion of neighbours, finds this slowly.
+    """
+    halved = F.avg_pool2d(images, 2, ceil_mode=True)
+    enlarged = F.interpolate(halved, size=images.shape[2:], mode="bilinear")
+    return 2 * (images - enlarged)
+
+
+def _hidden_layers(config, inputs, bias=True):
+    widths = [inputs] + [config.hidden_dim] * config.hidden_layers
+    return nn.ModuleList(nn.Linear(*pair, bias=bias) for pair in itertools.pairwise(widths))

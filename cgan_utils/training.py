@@ -10,6 +10,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .checkpoints import (
@@ -24,6 +25,7 @@ from .data import LabelledImages, normalize
 
 MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")
 ENGINES = ("auto", "eager")
+PENALTY_EVERY = 8  # steps; then it is given eight times the weight
 
 
 def discriminator_loss(real_logits, fake_logits):
@@ -45,17 +47,32 @@ def generator_loss(fake_logits):
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
+def gradient_penalty(real_logits, images):
+    """R1: the squared length of D's gradient at real images, averaged over the batch.
+
+    Mescheder et al. 2018 (arXiv 1801.04406), equation 9, without gamma / 2. A steep D lets G run
+    past the real images; a flat one lets it come to rest there. Logits (N,), computed from images
+    (N, C, H, W) that require a gradient -> scalar, itself differentiable.
+    """
+    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
 def discriminator_step(state, images, labels, fake, fake_labels):
     """Update D once: real images towards 1, generated ones towards 0, each with its own label.
 
     images, fake float (N, C, H, W) in [-1, 1]; labels, fake_labels int64 (N,).
-    Returns the loss and both logits (N,), detached.
+    Returns the loss (without the penalty, if there is one) and both logits (N,), detached.
     """
+    gamma = state.config.gradient_penalty
+    penalized = gamma > 0 and state.step % PENALTY_EVERY == 0  # lazily: Karras et al. 2020
+    images = images.detach().requires_grad_(penalized)
     real_logits = state.discriminator(images, labels)
     fake_logits = state.discriminator(fake.detach(), fake_labels)  # this step must not teach G
     loss = discriminator_loss(real_logits, fake_logits)
+    penalty = PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images) if penalized else 0
     state.discriminator_optimizer.zero_grad()
-    loss.backward()
+    (loss + penalty).backward()
     state.discriminator_optimizer.step()
     return loss.detach(), real_logits.detach(), fake_logits.detach()
 
@@ -68,27 +85,47 @@ def generator_step(state, fake, fake_labels):
     """
     loss = generator_loss(state.discriminator(fake, fake_labels))
     state.generator_optimizer.zero_grad()
-    loss.backward(inputs=list(state.generator.parameters()))
+    loss.backward(inputs=list(state.live_generator.parameters()))
     state.generator_optimizer.step()
     return loss.detach()
 
 
+@torch.no_grad()
+def update_average(state):
+    """Move the generator to sample from towards the live one, which jumps about.
+
+    An exponential moving average over about 1 / (1 - ema_decay) steps of weights and batch
+    statistics: Yazici et al. 2019 (arXiv 1806.04498), section 3. It is shorter at first, so that
+    it forgets the untrained weights.
+    """
+    decay = min(state.config.ema_decay, (1 + state.step) / (10 + state.step))
+    average, live = (
+        [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+        for network in (state.generator, state.live_generator)
+    )
+    get_ema_multi_avg_fn(decay)(average, live, None)
+
+
 def training_step(state, images, labels, z, fake_labels):
-    """One update of D, then one of G, on one batch; G's images serve both.
+    """One update of D, then one of G, on one batch; G's images serve both. Then its average.
 
     images float (N, C, H, W) in [-1, 1]; z float (N, latent_dim); labels, fake_labels int64 (N,).
     Returns float (4,): loss_d, loss_g, mean D(x), mean D(G(z)), on the device, without waiting.
     """
-    fake = state.generator(z, fake_labels)
+    fake = state.live_generator(z, fake_labels)
     loss_d, real_logits, fake_logits = discriminator_step(state, images, labels, fake, fake_labels)
     loss_g = generator_step(state, fake, fake_labels)
+    if state.config.ema_decay > 0:
+        update_average(state)
     return torch.stack([loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()])
 
 
 def train_epoch(state, data, order, bar):
     """Train on the images in `order` (indices int64, in what is left of this epoch)."""
     config, device = state.config, state.device
+    total_steps = config.epochs * steps_per_epoch(config, data)
     for batch in order.split(config.batch_size):
+        set_learning_rate(state, total_steps)
         count = len(batch)  # the last batch may be short
         z = torch.randn(count, config.latent_dim, generator=state.noise, device=device)
         fake_labels = torch.randint(
@@ -99,6 +136,19 @@ def train_epoch(state, data, order, bar):
         state.measures[position] = training_step(state, images, data.labels[batch], z, fake_labels)
         state.step += 1
         bar.update()
+
+
+def steps_per_epoch(config, data):
+    return math.ceil(len(data) / config.batch_size)
+
+
+def set_learning_rate(state, total_steps):
+    """Adam's learning rate for the next step, the same for both networks."""
+    config = state.config
+    left = 1 - state.step / total_steps if config.learning_rate_decay else 1
+    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * left
 
 
 def train(
@@ -140,23 +190,23 @@ def train(
     else:
         state = _resume(resume_from, config, seed, device)
     data = dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
-    steps_per_epoch = math.ceil(len(data) / config.batch_size)
-    last_step = config.epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(config, data)
+    last_step = config.epochs * epoch_steps
     if max_steps is not None:
         last_step = min(last_step, max_steps)
 
     with _progress_bar(state.step, last_step, progress) as bar:
         try:
             while state.step < last_step:
-                epoch, done = divmod(state.step, steps_per_epoch)
+                epoch, done = divmod(state.step, epoch_steps)
                 if done == 0:
-                    state.measures = torch.zeros(steps_per_epoch, len(MEASURES), device=device)
+                    state.measures = torch.zeros(epoch_steps, len(MEASURES), device=device)
                 order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
-                until = min(last_step - epoch * steps_per_epoch, steps_per_epoch)
+                until = min(last_step - epoch * epoch_steps, epoch_steps)
                 left = order[done * config.batch_size : until * config.batch_size]
                 train_epoch(state, data, left.to(device), bar)
                 _check_finite(state, done, until, checkpoint_folder)
-                if until == steps_per_epoch:
+                if until == epoch_steps:
                     _close_epoch(state, bar)
                     if checkpoint_folder is not None:
                         save_rolling(checkpoint_folder, state)
@@ -218,6 +268,11 @@ def _check_arguments(config, data, engine, seed, max_steps, callback):
                 f"data has {name} {found}, config has {expected}; train with "
                 f"config.replace({name}={found})"
             )
+    if config.class_norm and len(data) % config.batch_size == 1:
+        raise ValueError(
+            f"batch_size {config.batch_size} leaves a last batch of one of the {len(data)} images, "
+            "which batch norm cannot train on; choose another"
+        )
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
     check_count("seed", seed, minimum=0)

@@ -16,6 +16,12 @@ def test_original_is_the_posts_recipe():
     assert (config.hidden_dim, config.latent_dim, config.learning_rate) == (256, 100, 2e-4)
 
 
+def test_tuned_is_the_same_pair_and_the_same_data():
+    original, tuned = cg.CGANConfig.original(), cg.CGANConfig.tuned()
+    assert (tuned.classes, tuned.image_shape) == (original.classes, original.image_shape)
+    assert tuned.betas[0] == 0 and 0 < tuned.truncation <= 1
+
+
 def test_replace_changes_only_the_copy():
     config = cg.CGANConfig.original()
     changed = config.replace(epochs=1)
@@ -26,7 +32,7 @@ def test_replace_changes_only_the_copy():
 
 
 def test_to_dict_and_back():
-    config = cg.CGANConfig.original().replace(classes=("a", "b"), betas=(0.0, 0.9))
+    config = cg.CGANConfig.tuned().replace(classes=("a", "b"), betas=(0.0, 0.9))
     assert cg.CGANConfig.from_dict(config.to_dict()) == config
 
 
@@ -43,6 +49,16 @@ def test_to_dict_and_back():
         ("learning_rate", math.inf, ValueError),
         ("learning_rate", None, TypeError),
         ("betas", (0.9, 1.0), ValueError),
+        ("hidden_layers", 0, ValueError),
+        ("ema_decay", 1.0, ValueError),
+        ("ema_decay", -0.1, ValueError),
+        ("gradient_penalty", -1.0, ValueError),
+        ("gradient_penalty", math.inf, ValueError),
+        ("gradient_penalty", True, TypeError),
+        ("truncation", "all", TypeError),
+        ("truncation", math.nan, ValueError),
+        ("projection", 1, TypeError),
+        ("class_norm", None, TypeError),
         ("betas", (0.9,), TypeError),
         ("classes", (), ValueError),
         ("classes", ("a", "a"), ValueError),

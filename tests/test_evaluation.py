@@ -354,6 +354,6 @@ def test_features_that_do_not_fit_are_named(measure, error, message, real, gener
 
 def test_images_that_are_not_finite_are_not_judged(judge):
     generator = cg.Generator(ORIGINAL)
-    torch.nn.init.constant_(generator.layers[0].bias, float("nan"))
+    torch.nn.init.constant_(generator.output.bias, float("nan"))
     with pytest.raises(ValueError, match="generator makes images with NaN"):
         evaluate(generator)

@@ -3,6 +3,7 @@
 import torch
 
 import cgan_utils as cg
+from cgan_utils.models import fine_detail
 
 CONFIG = cg.CGANConfig.original()
 
@@ -89,3 +90,105 @@ def test_other_image_shapes():
     images = cg.Generator(config)(torch.randn(5, 100), torch.tensor([0, 1, 0, 1, 1]))
     assert images.shape == (5, 3, 4, 6)
     assert cg.Discriminator(config)(images, torch.zeros(5, dtype=torch.long)).shape == (5,)
+
+
+# -- what the tuned recipe adds
+
+TUNED = cg.CGANConfig.tuned()
+
+
+def test_tuned_layer_sizes_counted_by_hand():
+    def sizes(network):
+        return sorted(p.numel() for p in network.parameters())
+
+    norm = [32 * 1024, 1024]  # scale and shift of 512 units, from 32 numbers of the label
+    hidden = [512 * 512] * 2
+    assert sizes(cg.Generator(TUNED)) == sorted(
+        [10 * 32, (64 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
+    )
+    assert sizes(cg.Discriminator(TUNED)) == sorted(
+        [10 * 512, 2 * 784 * 512, *hidden, *[512] * 3, 512, 1]
+    )
+
+
+def randomized(network, seed=0):
+    numbers = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=numbers) / 5
+    return network
+
+
+def test_class_norm_by_hand():
+    generator = randomized(cg.Generator(CONFIG.replace(class_norm=True)))
+    z, labels = torch.randn(50, 100), torch.arange(50) % 10
+    embedded = generator.embedding(labels)
+    h, moments = torch.hstack([z, embedded]), []
+    for layer, norm in zip(generator.hidden, generator.norms, strict=True):
+        h = h @ layer.weight.T
+        moments.append((h.mean(dim=0), h.var(dim=0)))
+        h = (h - h.mean(dim=0)) / (h.var(dim=0, correction=0) + 1e-5).sqrt()
+        table = norm.scale_and_shift(embedded)
+        h = ((1 + table[:, :256]) * h + table[:, 256:]).clamp(min=0)
+    expected = torch.tanh(h @ generator.output.weight.T + generator.output.bias)
+    torch.testing.assert_close(generator(z, labels).flatten(1), expected, atol=1e-4, rtol=1e-4)
+    for norm, (mean, variance) in zip(generator.norms, moments, strict=True):  # a tenth is taken in
+        torch.testing.assert_close(norm.normalize.running_mean, mean / 10)
+        torch.testing.assert_close(norm.normalize.running_var, 0.9 + variance / 10)
+
+
+def test_class_norm_starts_as_plain_batch_norm():
+    norm = cg.Generator(TUNED).norms[0]
+    h = torch.randn(40, 512) * 3 + 1
+    plain = torch.nn.BatchNorm1d(512)(h)
+    torch.testing.assert_close(norm(h, torch.randn(40, 32)), plain)
+
+
+def test_projection_by_hand():
+    discriminator = randomized(cg.Discriminator(CONFIG.replace(projection=True)))
+    images, labels = torch.rand(4, 1, 28, 28) * 2 - 1, torch.tensor([7, 0, 2, 2])
+    h = images.reshape(4, 784)
+    for layer in discriminator.hidden:
+        h = h @ layer.weight.T + layer.bias
+        h = torch.where(h > 0, h, 0.2 * h)
+    table, output = discriminator.embedding.weight, discriminator.output
+    expected = [output.bias[0] + (output.weight[0] + table[y]) @ h[i] for i, y in enumerate(labels)]
+    torch.testing.assert_close(discriminator(images, labels), torch.stack(expected))
+
+
+def test_fine_detail_by_hand():
+    image = torch.randn(1, 1, 4, 6)
+    half = image.reshape(2, 2, 3, 2).mean(dim=(1, 3))
+
+    def enlarge(n):  # linear, between the centres of the large pixels, level beyond the last
+        position = ((torch.arange(2 * n) + 0.5) / 2 - 0.5).clamp(0, n - 1)
+        return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0)
+
+    expected = 2 * (image[0, 0] - enlarge(2) @ half @ enlarge(3).T)
+    torch.testing.assert_close(fine_detail(image)[0, 0], expected)
+
+
+def test_fine_detail_keeps_a_checkerboard_and_drops_a_level():
+    checkers = (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28))
+    images = torch.stack([checkers, torch.full((28, 28), 0.3)])[:, None]
+    expected = torch.stack([2 * checkers, torch.zeros(28, 28)])[:, None]
+    torch.testing.assert_close(fine_detail(images), expected, atol=1e-6, rtol=0)
+
+
+def test_fine_detail_reaches_the_discriminator():
+    """What a half-size copy cannot show must still change the verdict through those inputs."""
+    discriminator = cg.Discriminator(TUNED)
+    discriminator.hidden[0].weight.data[:, :784] = 0  # blind to the pixels themselves
+    checkers = (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28)).expand(1, 1, 28, 28)
+    label = torch.tensor([4])
+    level = torch.full((1, 1, 28, 28), 0.3)
+    same = discriminator(level, label), discriminator(level * 2, label)
+    torch.testing.assert_close(*same, atol=1e-5, rtol=0)
+    assert (discriminator(checkers, label) - same[0]).abs() > 1e-2
+
+
+def test_tuned_on_other_image_shapes():
+    config = TUNED.replace(image_shape=(3, 1, 5), classes=("a", "b"))
+    labels = torch.tensor([0, 1, 0, 1, 1])
+    images = cg.Generator(config)(torch.randn(5, 64), labels)
+    assert images.shape == (5, 3, 1, 5)
+    assert cg.Discriminator(config)(images, labels).shape == (5,)

@@ -67,8 +67,8 @@ def test_seeds_give_different_images_and_repeat(generator):
 
 @pytest.mark.parametrize("labels", [[0, 1], ["Hat"]])
 def test_generator_and_global_random_numbers_stay_as_they_were(labels, generator):
-    generator.layers[1].train()
-    generator.layers[0].eval()
+    generator.hidden[1].train()
+    generator.hidden[0].eval()
     modes = [module.training for module in generator.modules()]
     before, numbers = copy.deepcopy(generator.state_dict()), torch.get_rng_state()
     try:
@@ -81,10 +81,18 @@ def test_generator_and_global_random_numbers_stay_as_they_were(labels, generator
 
 
 def test_sampling_runs_in_eval_mode(generator):
-    generator.layers.append(torch.nn.Dropout(0.5))
+    generator.output = torch.nn.Sequential(generator.output, torch.nn.Dropout(0.5))
     generator.train()
     first, second = cg.sample(generator, [1]), cg.sample(generator, [1])
     assert torch.equal(first, second) and (first != 0).all()
+
+
+def test_truncation_shrinks_the_noise_that_is_drawn_and_no_other():
+    generator = cg.Generator(cg.CGANConfig.original().replace(truncation=0.5))
+    z = cg.draw_latent(20, 100, seed=4)
+    drawn = cg.sample(generator, [3] * 20, seed=4)
+    assert torch.equal(drawn, cg.sample(generator, [3] * 20, latent=z / 2))
+    torch.testing.assert_close(cg.class_grid(generator, 20, seed=4)[60:80], drawn)
 
 
 def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):

@@ -136,6 +136,117 @@ def test_discriminator_is_given_the_label_the_generator_was_given(state, batch):
     assert equal(seen["d"], [labels, fake_labels, fake_labels])  # real, fake, fake again for G
 
 
+# -- what the tuned recipe adds
+
+
+@pytest.fixture
+def tuned_config(tiny_config):
+    """The tuned recipe at the size of the tiny one."""
+    sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim", "epochs")
+    return cg.CGANConfig.tuned().replace(
+        batch_size=16, **{name: getattr(tiny_config, name) for name in sizes}
+    )
+
+
+def test_gradient_penalty_of_known_gradients():
+    images = torch.randn(6, 1, 4, 5, requires_grad=True)
+    slope = torch.randn(20)
+    linear = images.flatten(1) @ slope  # its gradient is the slope everywhere
+    torch.testing.assert_close(training.gradient_penalty(linear, images), slope @ slope)
+    bowl = images.square().flatten(1).sum(dim=1) / 2  # its gradient is the image itself
+    expected = images.detach().square().sum() / 6
+    torch.testing.assert_close(training.gradient_penalty(bowl, images), expected)
+
+
+def test_the_penalty_can_be_learned_from():
+    """Its own gradient, through a network, against a difference quotient."""
+    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    points = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+
+    def penalty(weight):
+        return training.gradient_penalty((points @ weight.T).tanh().sum(dim=1), points)
+
+    assert torch.autograd.gradcheck(penalty, weight)
+
+
+def test_tuned_steps_equal_the_algorithm_written_out(tuned_config, batch):
+    """Ten steps, two of them penalized, against code of its own: see the original's test."""
+    state = cg.TrainingState.create(tuned_config, seed=0)
+    for network in (state.generator, state.live_generator, state.discriminator):
+        network.double()  # Adam divides by gradients near zero: single precision drifts
+    images, labels, z, fake_labels = batch = [
+        t.double() if t.is_floating_point() else t for t in batch
+    ]
+    g, d = copy.deepcopy(state.live_generator), copy.deepcopy(state.discriminator)
+    opt_g = torch.optim.Adam(g.parameters(), lr=1e-3, betas=(0.0, 0.99))
+    opt_d = torch.optim.Adam(d.parameters(), lr=1e-3, betas=(0.0, 0.99))
+    average = {name: p.detach().clone() for name, p in g.state_dict().items()}
+    bce, one, zero = nn.BCELoss(), torch.ones(16).double(), torch.zeros(16).double()
+    for step in range(10):
+        fake = g(z, fake_labels)
+        loss_d = bce(d(images, labels).sigmoid(), one)
+        loss_d = loss_d + bce(d(fake.detach(), fake_labels).sigmoid(), zero)
+        penalty = 0
+        if step in (0, 8):
+            real = images.clone().requires_grad_()
+            squares = [
+                torch.autograd.grad(d(real, labels)[i], real, create_graph=True)[0].square().sum()
+                for i in range(16)
+            ]
+            penalty = 8 * 0.5 / 2 * sum(squares) / 16
+        opt_d.zero_grad()
+        (loss_d + penalty).backward()
+        opt_d.step()
+        loss_g = bce(d(fake, fake_labels).sigmoid(), one)
+        opt_g.zero_grad()
+        loss_g.backward()
+        opt_g.step()
+        kept = min(0.999, (1 + step) / (10 + step))
+        for name, value in g.state_dict().items():
+            average[name] = kept * average[name] + (1 - kept) * value
+        measured = cg.training_step(state, *batch)
+        state.step += 1
+        torch.testing.assert_close(measured[0], loss_d.detach())
+        torch.testing.assert_close(measured[1], loss_g.detach())
+    for ours, plain in ((state.live_generator, g), (state.discriminator, d)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+    for name, value in state.generator.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, average[name])
+
+
+def test_without_an_average_the_live_generator_is_sampled_from(state):
+    assert state.generator is state.live_generator
+
+
+def test_the_average_ends_near_where_the_live_weights_stay(tuned_config, batch):
+    state = cg.TrainingState.create(tuned_config.replace(ema_decay=0.9))
+    for parameter in state.live_generator.parameters():
+        parameter.data.fill_(3.0)
+    for state.step in range(200):
+        training.update_average(state)
+    assert all((p - 3).abs().max() < 1e-5 for p in state.generator.parameters())
+
+
+def test_learning_rate_falls_in_a_line_to_zero(tuned_config, tiny_data, monkeypatch):
+    rates, step = [], training.training_step
+
+    def recording(state, *batch):
+        optimizers = (state.generator_optimizer, state.discriminator_optimizer)
+        rates.append([group["lr"] for o in optimizers for group in o.param_groups])
+        return step(state, *batch)
+
+    monkeypatch.setattr(training, "training_step", recording)
+    quiet_train(tuned_config, tiny_data)
+    assert rates == [[pytest.approx(1e-3 * (8 - k) / 8)] * 2 for k in range(8)]
+
+
+def test_class_norm_cannot_train_on_a_batch_of_one(tuned_config, tiny_data):
+    with pytest.raises(ValueError, match=r"batch_size .* 54 images"):
+        quiet_train(tuned_config.replace(batch_size=53), tiny_data)
+
+
 # -- the loop
 
 
@@ -240,15 +351,18 @@ def test_callback_sees_each_epoch(tiny_config, tiny_data):
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])
-def test_resuming_equals_the_uninterrupted_run(stop, tiny_config, tiny_data, tmp_path):
-    whole = quiet_train(tiny_config, tiny_data)
-    part = quiet_train(tiny_config, tiny_data, max_steps=stop)
+@pytest.mark.parametrize("recipe", ["tiny_config", "tuned_config"])
+def test_resuming_equals_the_uninterrupted_run(recipe, stop, tiny_data, tmp_path, request):
+    config = request.getfixturevalue(recipe)
+    whole = quiet_train(config, tiny_data)
+    part = quiet_train(config, tiny_data, max_steps=stop)
     assert part.step == stop
     path = cg.save_checkpoint(tmp_path / "part.pt", part)
-    resumed = quiet_train(tiny_config, tiny_data, resume_from=path)
+    resumed = quiet_train(config, tiny_data, resume_from=path)
     assert resumed.step == 8 and resumed.history == whole.history
-    assert equal(weights(whole.generator), weights(resumed.generator))
-    assert equal(weights(whole.discriminator), weights(resumed.discriminator))
+    for network in ("generator", "live_generator", "discriminator"):
+        expected = getattr(whole, network).state_dict().values()
+        assert equal(expected, getattr(resumed, network).state_dict().values())
 
 
 def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch, capsys):
