@@ -16,7 +16,7 @@ from .evaluation import (
     frechet_distance,
 )
 from .judge import load_judge, train_classifier
-from .models import Discriminator, Generator
+from .models import ClassNorm, Discriminator, Generator, fine_detail
 from .plotting import (
     COLOUR_D,
     COLOUR_G,
@@ -28,15 +28,18 @@ from .plotting import (
     show,
     show_source,
 )
+from .pretrained import load_pretrained, pretrained_record
 from .sampling import class_grid, draw_latent, sample
 from .training import (
     discriminator_loss,
     discriminator_step,
     generator_loss,
     generator_step,
+    gradient_penalty,
     train,
     train_epoch,
     training_step,
+    update_average,
 )
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "COLOUR_G",
     "FASHION_MNIST_CLASSES",
     "CGANConfig",
+    "ClassNorm",
     "Discriminator",
     "Generator",
     "LabelledImages",
@@ -56,13 +60,16 @@ __all__ = [
     "discriminator_step",
     "draw_latent",
     "evaluate",
+    "fine_detail",
     "format_report",
     "frechet_distance",
     "generator_loss",
     "generator_step",
+    "gradient_penalty",
     "load_checkpoint",
     "load_fashion_mnist",
     "load_judge",
+    "load_pretrained",
     "newest_checkpoint",
     "normalize",
     "plot_class_bars",
@@ -70,6 +77,7 @@ __all__ = [
     "plot_history",
     "plot_images",
     "plot_matrix",
+    "pretrained_record",
     "runs_folder",
     "sample",
     "save_checkpoint",
@@ -80,4 +88,5 @@ __all__ = [
     "train_classifier",
     "train_epoch",
     "training_step",
+    "update_average",
 ]

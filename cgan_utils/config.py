@@ -62,10 +62,10 @@ class CGANConfig:
         """The same pair of MLPs, still with BCE and Adam, made good: see notebook 06."""
         return cls(
             embedding_dim=32,
-            latent_dim=64,
+            latent_dim=32,
             hidden_dim=512,
             hidden_layers=3,
-            epochs=20,
+            epochs=22,
             batch_size=64,
             learning_rate=1e-3,
             betas=(0.0, 0.99),
@@ -75,7 +75,7 @@ class CGANConfig:
             gradient_penalty=0.5,
             class_norm=True,
             fine_detail=True,
-            truncation=0.85,
+            truncation=0.93,
         )
 
     def replace(self, **changes):

@@ -104,7 +104,7 @@ def test_tuned_layer_sizes_counted_by_hand():
     norm = [32 * 1024, 1024]  # scale and shift of 512 units, from 32 numbers of the label
     hidden = [512 * 512] * 2
     assert sizes(cg.Generator(TUNED)) == sorted(
-        [10 * 32, (64 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
+        [10 * 32, (32 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
     )
     assert sizes(cg.Discriminator(TUNED)) == sorted(
         [10 * 512, 2 * 784 * 512, *hidden, *[512] * 3, 512, 1]
@@ -189,6 +189,6 @@ def test_fine_detail_reaches_the_discriminator():
 def test_tuned_on_other_image_shapes():
     config = TUNED.replace(image_shape=(3, 1, 5), classes=("a", "b"))
     labels = torch.tensor([0, 1, 0, 1, 1])
-    images = cg.Generator(config)(torch.randn(5, 64), labels)
+    images = cg.Generator(config)(torch.randn(5, 32), labels)
     assert images.shape == (5, 3, 1, 5)
     assert cg.Discriminator(config)(images, labels).shape == (5,)

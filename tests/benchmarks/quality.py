@@ -1,24 +1,30 @@
 """How good is a recipe, and how much does that vary from seed to seed?
 
     python tests/benchmarks/quality.py --recipe original --seeds 0 1 2 3 4
+    python tests/benchmarks/quality.py --recipe tuned --seeds 0 1 2 --ship
 
 trains the recipe once per seed, evaluates it and writes results/quality.json, keyed by recipe;
 other recipes in the file stay. For each number it holds the value per seed, mean, standard
-deviation and a band: see `summarize`.
+deviation and a band: see `summarize`. With --ship the first seed's generator becomes the one that
+`cg.load_pretrained` gives, and its class grid the picture that tests compare with.
 """
 
 import json
 import platform
 import re
 import statistics
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import tyro
+from torchvision.io import write_png
 
 import cgan_utils as cg
+from cgan_utils.pretrained import save_pretrained
 
+GRIDS = Path(__file__).parents[1] / "pretrained_grids"
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 FIGURES = ("gan_test", "gan_train", "frechet", "density", "coverage", "diversity")
 PER_CLASS = ("gan_test_per_class", "gan_train_per_class", "diversity_per_class")
@@ -43,20 +49,28 @@ def summarize(per_seed):
     }
 
 
-def measure(recipe, seeds, device="cpu"):
+def measure(recipe, seeds, device="cpu", ship=False):
     """Train and evaluate `CGANConfig.<recipe>()` with each seed."""
     config = getattr(cg.CGANConfig, recipe)()
     data = cg.load_fashion_mnist("train")
-    histories, reports = [], []
+    histories, reports, seconds = [], [], []
     for seed in seeds:
+        start = time.process_time()
         result = cg.train(config, data, device, seed=seed, progress=False)
+        seconds.append(round(time.process_time() - start))
+        if ship and seed == seeds[0]:
+            ship_generator(recipe, result.generator, seed, seconds[0])
         report = cg.evaluate(result.generator, seed, progress=False)
         histories.append(result.history)
         reports.append(report)
-        print(f"{recipe}, seed {seed}\n{cg.format_report(report)}\n", flush=True)
+        print(
+            f"{recipe}, seed {seed}, {seconds[-1]} s of CPU time\n{cg.format_report(report)}\n",
+            flush=True,
+        )
     return {
         "config": config.to_dict(),
         "seeds": list(seeds),
+        "training_cpu_seconds": seconds,
         "figures": {name: summarize([report[name] for report in reports]) for name in FIGURES},
         "per_class": {
             name: {
@@ -74,12 +88,34 @@ def measure(recipe, seeds, device="cpu"):
         },
         "real": {name: round(reports[0]["real"][name], 5) for name in FIGURES},
         "images": reports[0]["images"],
-        "machine": {
-            "processor": processor(device),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchmetrics", "numpy")},
-        },
+        "machine": machine(device),
+    }
+
+
+def ship_generator(recipe, generator, seed, seconds):
+    """Put it into the package; its figures are those of the half-precision weights there."""
+    record = {"seed": seed, "training_cpu_seconds": seconds, "machine": machine("cpu")}
+    save_pretrained(recipe, generator, record)
+    shipped = cg.load_pretrained(recipe)
+    save_pretrained(recipe, shipped, record | {"figures": cg.evaluate(shipped, progress=False)})
+    GRIDS.mkdir(exist_ok=True)
+    write_png(picture(cg.class_grid(shipped), rows=10), str(GRIDS / f"{recipe}.png"))
+
+
+def picture(images, rows):
+    """Images float (rows * columns, 1, H, W) in [-1, 1], row by row -> uint8 (1, height, width)."""
+    columns, (height, width) = len(images) // rows, images.shape[2:]
+    tiled = images.view(rows, columns, height, width).transpose(1, 2)
+    tiled = tiled.reshape(1, rows * height, columns * width)
+    return ((tiled + 1) * 127.5).round().to(torch.uint8)
+
+
+def machine(device):
+    return {
+        "processor": processor(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchmetrics", "numpy")},
     }
 
 
@@ -87,6 +123,17 @@ def processor(device):
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def read_results(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_results(path, results):
+    """As JSON, with each list of plain values on one line."""
+    text = json.dumps(results, indent=2)
+    text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def print_table(results):
@@ -98,26 +145,28 @@ def print_table(results):
         print(f"{'  (real)':12}" + "".join(f"{value:18.3f}" for value in result["real"].values()))
 
 
-def main(recipe: str = "original", seeds: tuple[int, ...] = (0, 1, 2, 3, 4), device: str = "cpu"):
+def main(
+    recipe: str = "original",
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    device: str = "cpu",
+    ship: bool = False,
+):
     """Measure a recipe and write it into the results file.
 
     Args:
         recipe: name of a classmethod of CGANConfig
         seeds: at least two
         device: where to train and evaluate
+        ship: put the first seed's generator into the package
     """
     if len(set(seeds)) < 2:
         raise SystemExit(f"--seeds needs at least two different ones; got {seeds}")
     if not callable(getattr(cg.CGANConfig, recipe, None)):
         raise SystemExit(f"--recipe must be a classmethod of CGANConfig; got {recipe!r}")
-    result = measure(recipe, seeds, device)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    result = measure(recipe, seeds, device, ship)
+    results = read_results(RESULTS)
     results[recipe] = result
-    text = json.dumps(results, indent=2)
-    text = re.sub(
-        r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text
-    )  # lists on a line
-    RESULTS.write_text(text + "\n", encoding="utf-8")
+    write_results(RESULTS, results)
     print_table(results)
 
 

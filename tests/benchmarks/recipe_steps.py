@@ -1,0 +1,122 @@
+"""From the original recipe to the tuned one: what does each change do?
+
+    python tests/benchmarks/recipe_steps.py --seeds 0 1 2
+
+trains each recipe below for `EPOCHS` epochs, so that all see equally many images, evaluates it and
+writes results/recipe_steps.json: the steps of notebook 06, each on top of all before it; the tuned
+recipe without one of its parts; and changes that were tried and not kept. What is measured already
+with the same config is not measured again, so that an interrupted run goes on. results/steps/ has a
+strip of pictures for each step: two z, each as all ten classes.
+"""
+
+from pathlib import Path
+
+import tyro
+from quality import FIGURES, machine, picture, read_results, write_results
+from torchvision.io import write_png
+
+import cgan_utils as cg
+
+RESULTS = Path(__file__).parent / "results" / "recipe_steps.json"
+EPOCHS = 3
+
+STEPS = {  # each changes what the ones before it left
+    "original": {},
+    "average of G": {"ema_decay": 0.999},
+    "projection": {"projection": True},
+    "gradient penalty": {"gradient_penalty": 0.5},
+    "Adam without momentum": {
+        "betas": (0.0, 0.99),
+        "learning_rate": 1e-3,
+        "learning_rate_decay": True,
+    },
+    "larger networks": {
+        "hidden_dim": 512,
+        "hidden_layers": 3,
+        "embedding_dim": 32,
+        "latent_dim": 32,
+        "batch_size": 64,
+    },
+    "class-conditional norm": {"class_norm": True},
+    "fine detail": {"fine_detail": True},
+}
+
+ORIGINAL = cg.CGANConfig.original()
+TUNED = cg.CGANConfig.tuned().replace(truncation=1.0)
+WITHOUT = {  # the original's value of one part of the tuned recipe
+    "average of G": ("ema_decay",),
+    "projection": ("projection",),
+    "gradient penalty": ("gradient_penalty",),
+    "Adam without momentum": ("betas",),
+    "learning rate decay": ("learning_rate_decay",),
+    "larger networks": ("hidden_dim", "hidden_layers"),
+    "class-conditional norm": ("class_norm",),
+    "fine detail": ("fine_detail",),
+}
+TRIED = {
+    "four times the penalty": {"gradient_penalty": 2.0},
+    "a quarter of the penalty": {"gradient_penalty": 0.125},
+    "twice the width": {"hidden_dim": 1024},
+    "a fourth layer": {"hidden_layers": 4},
+    "twice the noise": {"latent_dim": 64},
+    "half the noise": {"latent_dim": 16},
+    "label embedding of 10": {"embedding_dim": 10},
+    "batches of 128": {"batch_size": 128},
+}
+
+
+def recipes():
+    """Group and name -> config, in the order in which they are measured."""
+    config = ORIGINAL
+    for name, change in STEPS.items():
+        config = config.replace(**change)
+        yield "steps", name, config
+    if config.replace(epochs=TUNED.epochs) != TUNED:
+        raise SystemExit("the steps do not end at CGANConfig.tuned(); bring them up to date")
+    for name, fields in WITHOUT.items():
+        yield (
+            "without",
+            name,
+            TUNED.replace(**{field: getattr(ORIGINAL, field) for field in fields}),
+        )
+    for name, change in TRIED.items():
+        yield "tried", name, TUNED.replace(**change)
+
+
+def main(
+    seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps", "without", "tried")
+):
+    """Measure what is not measured yet and write it into the results file.
+
+    Args:
+        seeds: one training run each
+        groups: of steps, without, tried
+    """
+    data = cg.load_fashion_mnist("train")
+    for seed in seeds:
+        for group, name, config in recipes():
+            if group not in groups:
+                continue
+            config = config.replace(epochs=EPOCHS)
+            results = read_results(RESULTS)
+            entry = results.setdefault(group, {}).setdefault(name, {})
+            if entry.get("config") != config.to_dict():
+                entry = results[group][name] = {"config": config.to_dict(), "seeds": {}}
+            if str(seed) in entry["seeds"]:
+                continue
+            generator = cg.train(config, data, "cpu", seed=seed, progress=False).generator
+            if group == "steps" and seed == 0:
+                strip = cg.class_grid(generator, columns=2).unflatten(0, (10, 2)).transpose(0, 1)
+                path = RESULTS.with_name("steps") / f"{name.replace(' ', '_')}.png"
+                path.parent.mkdir(exist_ok=True)
+                write_png(picture(strip.flatten(0, 1), rows=2), str(path))
+            report = cg.evaluate(generator, gan_train_images=10_000, progress=False)
+            entry["seeds"][str(seed)] = {name: round(report[name], 5) for name in FIGURES}
+            results["real"] = {name: round(report["real"][name], 5) for name in FIGURES}
+            results["machine"] = machine("cpu")
+            write_results(RESULTS, results)
+            print(f"seed {seed}  {group:8} {name:24}", entry["seeds"][str(seed)], flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
