@@ -9,6 +9,7 @@ results/failure_modes.json: for each run and figure the value per seed and a ban
 import contextlib
 import io
 import itertools
+import re
 from pathlib import Path
 
 import matplotlib
@@ -18,18 +19,19 @@ from quality import machine, write_results
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "07_failure_modes.ipynb"
 RESULTS = Path(__file__).parent / "results" / "failure_modes.json"
+SEED = re.compile(r"^seed = 0$", re.MULTILINE)
 
 
 def run_notebook(seed):
     """{run: {figure: value}} of the notebook's cells, up to the one that reads the results."""
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    if sum(source.count("\nseed = 0\n") for source in sources) != 1:
+    if len(re.findall(SEED, "\n".join(sources))) != 1:
         raise SystemExit(f"{NOTEBOOK.name} should have one line 'seed = 0'")
     namespace = {}
     for source in itertools.takewhile(lambda source: RESULTS.name not in source, sources):
         with contextlib.redirect_stdout(io.StringIO()):  # figures are printed as bytes here
-            exec(source.replace("\nseed = 0\n", f"\nseed = {seed}\n"), namespace)
+            exec(re.sub(SEED, f"seed = {seed}", source), namespace)
     return namespace["figures"]
 
 
