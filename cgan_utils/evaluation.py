@@ -12,7 +12,14 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from .config import FASHION_MNIST_CLASSES, check_count, check_type
-from .judge import load_judge, look, real_classifier, real_images, train_classifier
+from .judge import (
+    check_images,
+    load_judge,
+    look,
+    real_classifier,
+    real_images,
+    train_classifier,
+)
 from .models import Generator
 from .sampling import sample
 
@@ -76,6 +83,25 @@ def evaluate(generator, seed=0, *, gan_train_images=60_000, progress=True):
             "real_test": len(test[0]),
             "gan_train": gan_train_images,
         },
+    }
+
+
+def judge_images(judge, images, labels):
+    """What can be said of any images in seconds: `evaluate`'s figures except GAN-train.
+
+    images float (N, 1, 28, 28) in [-1, 1], labels int64 (N,) they were asked for, each class twice
+    or more. They are compared with N real test images (at most all 10,000). The Fréchet distance,
+    coverage and density depend on N: compare only figures of the same N.
+    """
+    check_images(images, labels)
+    counts = labels.bincount(minlength=len(FASHION_MNIST_CLASSES))
+    if counts.min() < 2:
+        rare = FASHION_MNIST_CLASSES[counts.argmin()]
+        raise ValueError(f"labels must have each class twice or more; got {counts.min()} {rare}")
+    real, real_labels = (part[: len(images)] for part in real_images("test", images.device))
+    return {
+        **gan_test(judge, images, labels),
+        **likeness(judge, images, labels, real, real_labels),
     }
 
 

@@ -54,7 +54,7 @@ def train_classifier(
 
     Adam with a learning rate that rises, then falls to 0 (Smith & Topin 2017, arXiv 1708.07120).
     """
-    _check_images(images, labels)
+    check_images(images, labels)
     classifier = _untrained(seed, images.device)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
     steps = epochs * math.ceil(len(images) / batch_size)
@@ -74,7 +74,8 @@ def train_classifier(
     return classifier.eval()
 
 
-def _check_images(images, labels):
+def check_images(images, labels):
+    """Raise unless they are what a `Classifier` can be trained on, or be asked about."""
     check_type("images", images, torch.Tensor)
     check_type("labels", labels, torch.Tensor)
     if not images.is_floating_point() or images.shape[1:] != (1, 28, 28) or len(images) == 0:

@@ -19,8 +19,11 @@ from torchvision.utils import make_grid
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
 
-def show(figure, alt):
-    """Show a figure with alternative text, for screen readers and for readers of the plain text."""
+def show(figure, alt, colours=256):
+    """Show a figure with alternative text, for screen readers and for readers of the plain text.
+
+    colours: fewer make a smaller notebook of many figures; 32 are hardly seen to be fewer.
+    """
     if not isinstance(figure, Figure):
         raise TypeError(f"figure must be a matplotlib Figure; got a {type(figure).__name__}")
     if not isinstance(alt, str) or not alt.strip():
@@ -28,7 +31,9 @@ def show(figure, alt):
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
-    Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    Image.open(full).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE).save(
+        small, format="png", optimize=True
+    )
     bundle = {"image/png": small.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
@@ -44,23 +49,61 @@ def plot_class_grid(images, classes, column_titles=None):
 
     The grey scale is fixed at -1..1, so that a fault of range is seen, not stretched away.
     """
-    _check_images(images)
-    if len(classes) == 0 or len(images) % len(classes) != 0:
-        raise ValueError(
-            f"images must be as many for each of the {len(classes)} classes; got {len(images)}"
-        )
-    columns = len(images) // len(classes)
-    height, width = images.shape[2:]
-    inches = 84 / max(height, width) / 100  # of one pixel: sharp, because each becomes whole dots
-    size = (2 + columns * (width + 2)) * inches, (2 + len(classes) * (height + 2)) * inches
-    figure = plt.figure(figsize=size)
-    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; saving makes room for them
-    _draw_grid(axes, images, columns)
-    axes.set_yticks([2 + height / 2 + row * (height + 2) for row in range(len(classes))], classes)
+    figure = plt.figure(figsize=_grid_size(images, classes, dots=84))
+    axes = _add_grid(figure, images, classes, dots=84)
     if column_titles is not None:
-        places = [2 + width / 2 + column * (width + 2) for column in range(columns)]
+        width = images.shape[3]
+        places = [2 + width / 2 + i * (width + 2) for i in range(len(images) // len(classes))]
         axes.set_xticks(places, column_titles)
         axes.xaxis.tick_top()
+    return figure
+
+
+def plot_run(title, measures, images, classes, healthy=None):
+    """A short run at a glance: its losses and D's verdicts, step by step, and what it draws.
+
+    measures: float (steps, 4), as `TrainingState.measures`: loss_d, loss_g, D(x), D(G(z)); drawn as
+    the means of 50 steps. healthy: the same of a run to compare with, drawn thin and dashed.
+    images: see `plot_class_grid`.
+    """
+    steps, means = _means_of_50(measures, "measures")
+    width, height = _grid_size(images, classes, dots=56)
+    total = 6.9 + width
+    figure = plt.figure(figsize=(total, height))
+    figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10)
+    losses = figure.add_axes((0, 0, 2.6 / total, 1))
+    verdicts = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
+    _add_grid(figure, images, classes, dots=56, left=6.9)
+    if healthy is not None:
+        dashed = {"linestyle": "--", "linewidth": 1}
+        healthy_steps, healthy_means = _means_of_50(healthy, "healthy")
+        losses.plot(healthy_steps, healthy_means["loss_d"], color=COLOUR_D, **dashed)
+        losses.plot(healthy_steps, healthy_means["loss_g"], color=COLOUR_G, **dashed)
+        verdicts.plot(healthy_steps, healthy_means["d_real"], color=COLOUR_D, **dashed)
+        verdicts.plot(healthy_steps, healthy_means["d_fake"], color=COLOUR_G, **dashed)
+    _draw_game(losses, verdicts, steps, means, markersize=2)
+    for axes in (losses, verdicts):
+        axes.set(xlabel="step" if healthy is None else "step (dashed: the healthy run)")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def plot_atlas(grids, classes, across=4):
+    """Class grids of one size side by side, each under its title: {title: images}.
+
+    images: see `plot_class_grid`. The class names stand at the left.
+    """
+    if len({images.shape for images in grids.values()}) != 1:
+        raise ValueError("grids must be class grids of one size, at least one")
+    width, height = _grid_size(next(iter(grids.values())), classes, dots=56)
+    rows = math.ceil(len(grids) / across)
+    figure = plt.figure(figsize=(across * (width + 0.3), rows * (height + 0.55)))
+    for place, (title, images) in enumerate(grids.items()):
+        row, column = divmod(place, across)
+        left, bottom = column * (width + 0.3), (rows - 1 - row) * (height + 0.55)
+        axes = _add_grid(figure, images, classes, dots=56, left=left, bottom=bottom)
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(labelleft=column == 0)
     return figure
 
 
@@ -92,17 +135,9 @@ def plot_history(history):
         raise ValueError(f"history must have one value per epoch of each of {', '.join(names)}")
     epochs = range(1, len(history["loss_d"]) + 1)
     figure, (losses, verdicts) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    losses.plot(epochs, history["loss_d"], "o-", color=COLOUR_D, label="loss of D")
-    losses.plot(epochs, history["loss_g"], "s-", color=COLOUR_G, label="loss of G")
-    losses.axhline(2 * math.log(2), color=COLOUR_D, linestyle=":", label="D guesses: 2 ln 2")
-    losses.axhline(math.log(2), color=COLOUR_G, linestyle=":", label="D guesses: ln 2")
-    losses.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
-    verdicts.plot(epochs, history["d_real"], "o-", color=COLOUR_D, label="D(x), real images")
-    verdicts.plot(epochs, history["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated")
-    verdicts.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
-    verdicts.set(xlabel="epoch", ylabel="mean probability of being real", ylim=(0, 1))
+    _draw_game(losses, verdicts, epochs, history)
     for axes in (losses, verdicts):
-        axes.legend(fontsize=9)
+        axes.set(xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -156,6 +191,57 @@ def _check_images(images):
         raise ValueError(f"images must have shape (N, 1 or 3, H, W); got {tuple(images.shape)}")
     if not images.isfinite().all():
         raise ValueError("images must be finite; got NaN or infinity")
+
+
+def _grid_size(images, classes, dots):
+    """Width and height in inches of a class grid whose images are `dots` wide or high."""
+    _check_images(images)
+    if len(classes) == 0 or len(images) % len(classes) != 0:
+        raise ValueError(
+            f"images must be as many for each of the {len(classes)} classes; got {len(images)}"
+        )
+    height, width = images.shape[2:]
+    inches = dots / max(height, width) / 100  # of one pixel: sharp, because each becomes whole dots
+    columns = len(images) // len(classes)
+    return (2 + columns * (width + 2)) * inches, (2 + len(classes) * (height + 2)) * inches
+
+
+def _add_grid(figure, images, classes, dots, left=0, bottom=0):
+    """Draw a class grid into the figure, `left` and `bottom` inches from its corner."""
+    width, height = _grid_size(images, classes, dots)
+    over_x, over_y = figure.get_size_inches()
+    axes = figure.add_axes((left / over_x, bottom / over_y, width / over_x, height / over_y))
+    _draw_grid(axes, images, len(images) // len(classes))
+    image_height = images.shape[2]
+    places = [2 + image_height / 2 + row * (image_height + 2) for row in range(len(classes))]
+    axes.set_yticks(places, classes)  # outside the figure; saving it makes room for them
+    return axes
+
+
+def _draw_game(losses, verdicts, x, values, **style):
+    """Both losses and both verdicts, each with the value of a D that only guesses."""
+    losses.plot(x, values["loss_d"], "o-", color=COLOUR_D, label="loss of D", **style)
+    losses.plot(x, values["loss_g"], "s-", color=COLOUR_G, label="loss of G", **style)
+    losses.axhline(2 * math.log(2), color=COLOUR_D, linestyle=":", label="D guesses: 2 ln 2")
+    losses.axhline(math.log(2), color=COLOUR_G, linestyle=":", label="D guesses: ln 2")
+    losses.set(ylabel="loss (nats)", ylim=(0, None))
+    verdicts.plot(x, values["d_real"], "o-", color=COLOUR_D, label="D(x), real images", **style)
+    verdicts.plot(x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style)
+    verdicts.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
+    verdicts.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
+    for axes in (losses, verdicts):
+        axes.legend(fontsize=9)
+
+
+def _means_of_50(measures, name):
+    """The middles of stretches of 50 steps, and the means there: lists loss_d, loss_g, ..."""
+    if not isinstance(measures, torch.Tensor) or measures.shape[1:] != (4,) or len(measures) == 0:
+        raise ValueError(f"{name} must be a tensor of four numbers per step; got {measures!r}")
+    stretches = measures.cpu().split(50)
+    means = torch.stack([stretch.mean(dim=0) for stretch in stretches])
+    names = ("loss_d", "loss_g", "d_real", "d_fake")
+    middles = [50 * i + len(stretch) / 2 for i, stretch in enumerate(stretches)]
+    return middles, dict(zip(names, means.T.tolist(), strict=True))
 
 
 def _draw_grid(axes, images, columns):

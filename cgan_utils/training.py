@@ -120,8 +120,9 @@ def training_step(state, images, labels, z, fake_labels):
     return torch.stack([loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()])
 
 
-def train_epoch(state, data, order, bar):
+def train_epoch(state, data, order, bar, step=None):
     """Train on the images in `order` (indices int64, in what is left of this epoch)."""
+    step = step or training_step
     config, device = state.config, state.device
     total_steps = config.epochs * steps_per_epoch(config, data)
     for batch in order.split(config.batch_size):
@@ -133,7 +134,7 @@ def train_epoch(state, data, order, bar):
         )
         images = normalize(data.images[batch])
         position = state.step % len(state.measures)
-        state.measures[position] = training_step(state, images, data.labels[batch], z, fake_labels)
+        state.measures[position] = step(state, images, data.labels[batch], z, fake_labels)
         state.step += 1
         bar.update()
 
@@ -158,6 +159,7 @@ def train(
     engine="auto",
     seed=0,
     *,
+    step=None,
     max_steps=None,
     callback=None,
     resume_from=None,
@@ -173,6 +175,7 @@ def train(
     data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
     device: "auto" (CUDA if there is one, else CPU) or a torch device.
     engine: "auto" or "eager".
+    step: what to do with each batch: `training_step`, or a function of your own in its place.
     max_steps: stop once this many updates of each network were made in all.
     callback: called with the state after each epoch.
     resume_from: a checkpoint to go on from; its config must equal `config`, except for epochs.
@@ -184,7 +187,7 @@ def train(
     and FloatingPointError, naming the step, when a loss is no longer finite.
     """
     device = choose_device(device)
-    _check_arguments(config, data, engine, seed, max_steps, callback)
+    _check_arguments(config, data, engine, seed, step, max_steps, callback)
     if resume_from is None:
         state = TrainingState.create(config, seed, device)
     else:
@@ -204,7 +207,7 @@ def train(
                 order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
                 until = min(last_step - epoch * epoch_steps, epoch_steps)
                 left = order[done * config.batch_size : until * config.batch_size]
-                train_epoch(state, data, left.to(device), bar)
+                train_epoch(state, data, left.to(device), bar, step)
                 _check_finite(state, done, until, checkpoint_folder)
                 if until == epoch_steps:
                     _close_epoch(state, bar)
@@ -256,7 +259,7 @@ def _check_finite(state, first, last, checkpoint_folder):
         )
 
 
-def _check_arguments(config, data, engine, seed, max_steps, callback):
+def _check_arguments(config, data, engine, seed, step, max_steps, callback):
     check_type("config", config, CGANConfig)
     check_type("data", data, LabelledImages)
     for name, expected, found in (
@@ -278,8 +281,9 @@ def _check_arguments(config, data, engine, seed, max_steps, callback):
     check_count("seed", seed, minimum=0)
     if max_steps is not None:
         check_count("max_steps", max_steps)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable; got {callback!r}")
+    for name, function in (("step", step), ("callback", callback)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be callable; got {function!r}")
 
 
 def _resume(path, config, seed, device):

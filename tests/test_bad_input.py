@@ -19,6 +19,8 @@ GENERATOR = cg.TrainingState.create(CONFIG).generator
 IMAGES = torch.zeros(10, 1, 28, 28)
 LABELS = torch.arange(10)
 HISTORY = {"loss_d": [1.0], "loss_g": [1.0], "d_real": [0.5], "d_fake": [0.5]}
+RUN = {"title": "a", "measures": torch.zeros(9, 4), "images": IMAGES, "classes": ["a", "b"]}
+JUDGED = {"judge": None, "images": IMAGES.repeat(2, 1, 1, 1), "labels": LABELS.repeat(2)}
 
 CASES = [
     (cg.normalize, {"images": IMAGES}, TypeError, "images"),
@@ -49,6 +51,15 @@ CASES = [
     (cg.plot_class_grid, {"images": IMAGES, "classes": ["a", "b", "c"]}, ValueError, "images"),
     (cg.plot_class_grid, {"images": IMAGES * math.nan, "classes": ["a"]}, ValueError, "images"),
     (cg.plot_class_grid, {"images": [1, 2], "classes": ["a"]}, TypeError, "images"),
+    (cg.plot_run, {**RUN, "measures": torch.zeros(9, 3)}, ValueError, "measures"),
+    (cg.plot_run, {**RUN, "measures": None}, ValueError, "measures"),
+    (cg.plot_run, {**RUN, "healthy": torch.zeros(0, 4)}, ValueError, "healthy"),
+    (cg.plot_run, {**RUN, "images": IMAGES[:9]}, ValueError, "images"),
+    (cg.plot_atlas, {"grids": {}, "classes": ["a"]}, ValueError, "grids"),
+    (cg.plot_atlas, {"grids": {1: IMAGES, 2: IMAGES[:5]}, "classes": ["a"]}, ValueError, "grids"),
+    (cg.judge_images, {**JUDGED, "labels": LABELS}, ValueError, "labels"),
+    (cg.judge_images, {**JUDGED, "labels": LABELS.repeat(3)}, ValueError, "labels"),
+    (cg.judge_images, {**JUDGED, "images": IMAGES.repeat(2, 1, 1, 1) + 2}, ValueError, "images"),
     (cg.save_rolling, {"folder": None, "state": None}, TypeError, "folder"),
     (cg.save_rolling, {"folder": "x", "state": None}, TypeError, "state"),
     (cg.newest_checkpoint, {"folder": 3}, TypeError, "folder"),

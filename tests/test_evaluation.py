@@ -246,6 +246,22 @@ def test_confusion_has_the_asked_class_in_rows(judge):
     assert report["gan_test_per_class"]["Dress"] <= 0.1
 
 
+def test_judge_images_of_as_many_as_evaluate_gives_its_figures(judge, real_report):
+    images, labels = (part[:JUDGED_IMAGES] for part in real_images("train", CPU))
+    figures = cg.judge_images(judge, images, labels)
+    for name in ("frechet", "density", "coverage", "diversity"):
+        assert figures[name] == pytest.approx(real_report["real"][name])
+    assert figures["gan_test"] == gan_test(judge, images, labels)["gan_test"]
+
+
+def test_judge_images_compares_with_as_many_real_ones(judge):
+    images, labels = (part[:2000] for part in real_images("test", CPU))
+    same = cg.judge_images(judge, images, labels)
+    assert same["frechet"] == pytest.approx(0, abs=1e-3) and same["coverage"] == 1
+    shifted = cg.judge_images(judge, images, (labels + 1) % 10)
+    assert shifted["gan_test"] < 0.1 and shifted["frechet"] == same["frechet"]
+
+
 def test_evaluate_repeats_itself_and_changes_nothing(real_report):
     generator = Stand().train()
     weights = {name: value.clone() for name, value in generator.state_dict().items()}

@@ -83,6 +83,47 @@ def test_history_is_drawn_with_the_values_of_a_guessing_discriminator():
     assert list(losses.lines[0].get_xdata()) == [1, 2]
 
 
+def test_run_draws_means_of_50_steps_beside_the_healthy_ones_and_the_grid():
+    measures = torch.stack([torch.arange(100.0) + k for k in (0, 100, 200, 300)], dim=1)
+    images = torch.linspace(-1, 1, 6)[:, None, None, None].expand(-1, 1, 8, 8)
+    figure = cg.plot_run("title", measures, images, CLASSES, healthy=measures[:50] + 1000)
+    losses, verdicts, grid = figure.axes
+    means = {
+        line.get_label(): list(line.get_ydata())
+        for line in (*losses.lines, *verdicts.lines)
+        if line.get_linestyle() == "-"
+    }
+    assert means == {
+        "loss of D": [24.5, 74.5],
+        "loss of G": [124.5, 174.5],
+        "D(x), real images": [224.5, 274.5],
+        "D(G(z)), generated": [324.5, 374.5],
+    }
+    dashed = [line for axes in (losses, verdicts) for line in axes.lines if line.is_dashed()]
+    heights = [line.get_ydata()[0] for line in dashed if line.get_linestyle() == "--"]
+    assert heights == [1024.5, 1124.5, 1224.5, 1324.5]
+    assert list(losses.lines[-3].get_xdata()) == [25, 75]
+    greys = grid.images[0].get_array()
+    assert [greys[6 + 10 * (i // 2), 6 + 10 * (i % 2), 0] for i in range(6)] == pytest.approx(
+        torch.linspace(0, 1, 6).tolist(), abs=1e-6
+    )
+    assert [label.get_text() for label in grid.get_yticklabels()] == list(CLASSES)
+    assert figure.get_suptitle() == "title"
+
+
+def test_atlas_puts_each_grid_under_its_title_in_order():
+    grids = {f"no {i}": torch.full((3, 1, 8, 8), i / 5) for i in range(5)}
+    figure = cg.plot_atlas(grids, CLASSES, across=2)
+    assert [axes.get_title() for axes in figure.axes] == list(grids)
+    greys = [axes.images[0].get_array()[6, 6, 0] for axes in figure.axes]
+    assert greys == pytest.approx([(i / 5 + 1) / 2 for i in range(5)])
+    places = [axes.get_position() for axes in figure.axes]
+    assert places[0].x1 < places[1].x0 and places[0].y0 == places[1].y0
+    assert places[0].y0 > places[2].y1 and places[0].x0 == places[2].x0
+    named = [bool(axes.yaxis.get_tick_params()["labelleft"]) for axes in figure.axes]
+    assert named == [True, False, True, False, True]
+
+
 def test_matrix_has_rows_down_and_columns_across():
     matrix = torch.arange(9.0).view(3, 3)
     axes = cg.plot_matrix(matrix, CLASSES, "label", (0, 8), rows="asked", columns="got").axes[0]

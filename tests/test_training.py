@@ -344,6 +344,19 @@ def test_history_has_one_mean_per_epoch(spy, tiny_config, tiny_data, monkeypatch
     torch.testing.assert_close(history, expected)
 
 
+def test_a_step_of_your_own_replaces_the_packages(spy, tiny_config, tiny_data):
+    seen = []
+
+    def step(state, images, labels, z, fake_labels):
+        seen.append((images, labels, z, fake_labels))
+        return torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+    state = quiet_train(tiny_config, tiny_data, step=step)
+    assert spy == [] and state.history["loss_g"] == [2.0] * tiny_config.epochs
+    quiet_train(tiny_config, tiny_data)
+    assert all(equal(mine, packages) for mine, packages in zip(seen, spy, strict=True))
+
+
 def test_callback_sees_each_epoch(tiny_config, tiny_data):
     seen = []
     quiet_train(tiny_config, tiny_data, callback=lambda s: seen.append((s.epoch, s.step)))
@@ -434,6 +447,7 @@ def test_progress_lines_go_to_stdout(tiny_config, tiny_data, capfd):
         ({"seed": 0.5}, TypeError),
         ({"max_steps": 0}, ValueError),
         ({"callback": 3}, TypeError),
+        ({"step": "training_step"}, TypeError),
     ],
 )
 def test_bad_arguments_are_named(change, error, tiny_config, tiny_data):

@@ -169,6 +169,25 @@ def test_numbers_in_the_notebooks_fall_in_the_bands_of_the_results_file():
             assert band[0] <= value <= band[1], (notebook, figure)
 
 
+def test_each_fault_fails_as_in_the_results_file_and_unlike_the_healthy_run():
+    path = CLONE / "tests" / "benchmarks" / "results" / "failure_modes.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert len(results["seeds"]) >= 3
+    cells = nbformat.read(CLONE / "notebooks" / "07_failure_modes.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    pattern = r"^(\S.*?) +(\w+) +(\S+) +expected +(\S+) to +(\S+)"
+    lines = re.findall(pattern, printed, re.MULTILINE)
+    assert {name for name, *_ in lines} == set(results["runs"]) - {"healthy"}
+    for name, figure, *numbers in lines:
+        value, low, high = map(float, numbers)
+        stored = results["runs"][name][figure]
+        assert [low, high] == pytest.approx(stored["band"], abs=6e-4)
+        assert all(low <= each <= high for each in (value, *stored["per_seed"])), name
+        healthy = results["runs"]["healthy"][figure]["per_seed"]
+        assert not any(low <= each <= high for each in healthy), name
+
+
 def definitions(tree):
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}

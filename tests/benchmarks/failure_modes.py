@@ -1,0 +1,73 @@
+"""Do the faults of notebook 07 fail as described, whatever the seed?
+
+    python tests/benchmarks/failure_modes.py --seeds 0 1 2
+
+runs the notebook's own cells once per seed, with all their asserts, and writes
+results/failure_modes.json: for each run and figure the value per seed and a band. See `summarize`.
+"""
+
+import contextlib
+import io
+import itertools
+import re
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import tyro
+from quality import machine, write_results
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "07_failure_modes.ipynb"
+RESULTS = Path(__file__).parent / "results" / "failure_modes.json"
+SEED = re.compile(r"^seed = 0$", re.MULTILINE)
+
+
+def run_notebook(seed):
+    """{run: {figure: value}} of the notebook's cells, up to the one that reads the results."""
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    if len(re.findall(SEED, "\n".join(sources))) != 1:
+        raise SystemExit(f"{NOTEBOOK.name} should have one line 'seed = 0'")
+    namespace = {}
+    for source in itertools.takewhile(lambda source: RESULTS.name not in source, sources):
+        with contextlib.redirect_stdout(io.StringIO()):  # figures are printed as bytes here
+            exec(re.sub(SEED, f"seed = {seed}", source), namespace)
+    return namespace["figures"]
+
+
+def summarize(per_seed):
+    """Values and acceptance band of a figure: their range, widened by twice itself on both sides.
+
+    By a fifth of the largest value at least, because three seeds may agree by chance, and not below
+    0. Wider than in `quality`: the notebook checks ten of them at once.
+    """
+    low, high = min(per_seed), max(per_seed)
+    margin = max(2 * (high - low), high / 5)
+    return {
+        "per_seed": [round(value, 5) for value in per_seed],
+        "band": [round(max(low - margin, 0), 5), round(high + margin, 5)],
+    }
+
+
+def main(seeds: tuple[int, ...] = (0, 1, 2)):
+    """Run the notebook with each seed and write the results file.
+
+    Args:
+        seeds: three or more
+    """
+    matplotlib.use("agg")
+    per_seed = []
+    for seed in seeds:
+        per_seed.append(run_notebook(seed))
+        print(f"seed {seed}")
+        for run, figures in per_seed[-1].items():
+            print(f"  {run:24}", *(f"{name} {value:9.3f}" for name, value in figures.items()))
+    runs = {
+        run: {name: summarize([figures[run][name] for figures in per_seed]) for name in names}
+        for run, names in per_seed[0].items()
+    }
+    write_results(RESULTS, {"seeds": list(seeds), "runs": runs, "machine": machine("cpu")})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
