@@ -1,12 +1,17 @@
 """The package from a shell: `python -m cgan_utils train|sample|evaluate`, `--help` lists flags."""
 
+import contextlib
+import os
+import signal
 from json import dumps
 from pathlib import Path
 
 import tyro
+from torch import cuda, distributed
 
 from . import (
     CGANConfig,
+    choose_device,
     class_grid,
     evaluate,
     format_report,
@@ -27,34 +32,76 @@ def train_command(
     config: tyro.conf.OmitArgPrefixes[CGANConfig] = ORIGINAL,
     output: Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
     seed: int = 0,
     max_steps: int | None = None,
     resume: bool = False,
 ):
     """Train on FashionMNIST and write a checkpoint; Ctrl-C stops early and keeps what was trained.
 
+    Started by `torchrun --standalone --nproc-per-node N -m cgan_utils train`, N processes share
+    each step: the batch size is of each one, and only the first writes.
+
     Args:
         config: the recipe
         output: the final checkpoint (default: original.pt in the runs folder); beside it a folder
             of the same name keeps the last two epochs'
         device: auto, cpu, cuda ...
+        engine: auto, eager, compiled or graph: how the step is run
         seed: fixes the initial weights, the order of the images and all noise
         max_steps: stop after this many updates
         resume: go on from the newest whole checkpoint in that folder, if there is one
     """
     output = output or runs_folder() / "original.pt"
     folder = output.with_suffix("")
-    state = train(
-        config,
-        load_fashion_mnist("train"),
-        device,
-        seed=seed,
-        max_steps=max_steps,
-        resume_from=newest_checkpoint(folder) if resume else None,
-        checkpoint_folder=folder,
-    )
-    save_rolling(folder, state)  # also in the middle of an epoch: to go on from there
-    print("checkpoint:", save_checkpoint(output, state))
+    resume_from = newest_checkpoint(folder) if resume else None
+    with _process_group(device, folder) as (device, first):
+        state = train(
+            config,
+            load_fashion_mnist("train"),
+            device,
+            engine,
+            seed,
+            max_steps=max_steps,
+            resume_from=resume_from,
+            checkpoint_folder=folder if first else None,
+            progress=first,
+        )
+    if first:
+        save_rolling(folder, state)  # also in the middle of an epoch: to go on from there
+        print("checkpoint:", save_checkpoint(output, state))
+
+
+@contextlib.contextmanager
+def _process_group(device, folder):
+    """Join the other processes that torchrun started, if it did.
+
+    Gives this one's device, and whether it is the first, the one that writes. A process that ends
+    takes the others with it: torchrun sends them a signal, or their next exchange fails.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield device, True
+        return
+
+    def end(*_):
+        raise SystemExit(
+            "ended, because another process of this run did; go on with --resume from "
+            f"{newest_checkpoint(folder) or 'the start: no epoch was finished'}"
+        )
+
+    device = choose_device(device)
+    if device.type == "cuda":  # one for each process
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        cuda.set_device(device)
+    signal.signal(signal.SIGTERM, end)
+    distributed.init_process_group("nccl" if "cuda" in str(device) else "gloo")
+    try:
+        yield str(device), distributed.get_rank() == 0
+    except RuntimeError as error:
+        if "peer" not in str(error) and "onnection" not in str(error):
+            raise
+        end()
+    distributed.destroy_process_group()
 
 
 def sample_command(

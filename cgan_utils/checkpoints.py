@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 
+PENALTY_EVERY = 8  # steps
+
 WEIGHTS, NOISE, ORDER = range(3)  # what a run draws random numbers for: see `random_stream`
 
 
@@ -79,6 +81,20 @@ class TrainingState:
     @property
     def device(self):
         return self.noise.device
+
+    @property
+    def penalized(self):
+        """Whether the next step has the gradient penalty: lazily, Karras et al. 2020."""
+        return self.config.gradient_penalty > 0 and self.step % PENALTY_EVERY == 0
+
+    @property
+    def average_weight(self):
+        """Of the live generator in the average, at the next step.
+
+        The average is over about 1 / (1 - ema_decay) steps; over fewer at first, so that it forgets
+        the untrained weights.
+        """
+        return 1 - min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
 
     @property
     def epoch(self):

@@ -10,11 +10,11 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .checkpoints import (
     ORDER,
+    PENALTY_EVERY,
     TrainingState,
     load_checkpoint,
     newest_checkpoint,
@@ -22,10 +22,9 @@ from .checkpoints import (
 )
 from .config import CGANConfig, check_count, check_type, choose_device, random_stream
 from .data import LabelledImages, normalize
+from .engines import ENGINES, make_engine, processes
 
 MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")
-ENGINES = ("auto", "eager")
-PENALTY_EVERY = 8  # steps; then it is given eight times the weight
 
 
 def discriminator_loss(real_logits, fake_logits):
@@ -64,13 +63,14 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     images, fake float (N, C, H, W) in [-1, 1]; labels, fake_labels int64 (N,).
     Returns the loss (without the penalty, if there is one) and both logits (N,), detached.
     """
-    gamma = state.config.gradient_penalty
-    penalized = gamma > 0 and state.step % PENALTY_EVERY == 0  # lazily: Karras et al. 2020
-    images = images.detach().requires_grad_(penalized)
+    images = images.detach().requires_grad_(state.penalized)
     real_logits = state.discriminator(images, labels)
     fake_logits = state.discriminator(fake.detach(), fake_labels)  # this step must not teach G
     loss = discriminator_loss(real_logits, fake_logits)
-    penalty = PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images) if penalized else 0
+    penalty = 0
+    if state.penalized:  # seldom, and then with so much more weight
+        gamma = state.config.gradient_penalty
+        penalty = PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images)
     state.discriminator_optimizer.zero_grad()
     (loss + penalty).backward()
     state.discriminator_optimizer.step()
@@ -94,16 +94,15 @@ def generator_step(state, fake, fake_labels):
 def update_average(state):
     """Move the generator to sample from towards the live one, which jumps about.
 
-    An exponential moving average over about 1 / (1 - ema_decay) steps of weights and batch
-    statistics: Yazici et al. 2019 (arXiv 1806.04498), section 3. It is shorter at first, so that
-    it forgets the untrained weights.
+    An exponential moving average of weights and batch statistics: Yazici et al. 2019 (arXiv
+    1806.04498), section 3.
     """
-    decay = min(state.config.ema_decay, (1 + state.step) / (10 + state.step))
     average, live = (
         [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
         for network in (state.generator, state.live_generator)
     )
-    get_ema_multi_avg_fn(decay)(average, live, None)
+    for mean, value in zip(average, live, strict=True):
+        mean.lerp_(value, state.average_weight)
 
 
 def training_step(state, images, labels, z, fake_labels):
@@ -120,27 +119,35 @@ def training_step(state, images, labels, z, fake_labels):
     return torch.stack([loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()])
 
 
-def train_epoch(state, data, order, bar, step=None):
-    """Train on the images in `order` (indices int64, in what is left of this epoch)."""
-    step = step or training_step
-    config, device = state.config, state.device
-    total_steps = config.epochs * steps_per_epoch(config, data)
-    for batch in order.split(config.batch_size):
+def draw_batch(state, data, batch):
+    """What one training step needs: the images at `batch` (indices int64), and noise with labels.
+
+    Returns images float (N, C, H, W) in [-1, 1], labels, z (N, latent_dim) and fake_labels.
+    """
+    config, count = state.config, len(batch)  # the last batch may be short
+    z = torch.randn(count, config.latent_dim, generator=state.noise, device=state.device)
+    fake_labels = torch.randint(
+        config.num_classes, (count,), generator=state.noise, device=state.device
+    )
+    return normalize(data.images[batch]), data.labels[batch], z, fake_labels
+
+
+def train_epoch(state, data, order, bar, engine):
+    """Train on the images in `order` (indices int64, in what is left of this epoch).
+
+    engine(state, data, batch): runs `training_step` on what `draw_batch` gives.
+    """
+    total_steps = state.config.epochs * steps_per_epoch(state.config, data)
+    for batch in order.split(state.config.batch_size * processes()):
         set_learning_rate(state, total_steps)
-        count = len(batch)  # the last batch may be short
-        z = torch.randn(count, config.latent_dim, generator=state.noise, device=device)
-        fake_labels = torch.randint(
-            config.num_classes, (count,), generator=state.noise, device=device
-        )
-        images = normalize(data.images[batch])
         position = state.step % len(state.measures)
-        state.measures[position] = step(state, images, data.labels[batch], z, fake_labels)
+        state.measures[position] = engine(state, data, batch)
         state.step += 1
         bar.update()
 
 
 def steps_per_epoch(config, data):
-    return math.ceil(len(data) / config.batch_size)
+    return math.ceil(len(data) // processes() / config.batch_size)
 
 
 def set_learning_rate(state, total_steps):
@@ -174,7 +181,9 @@ def train(
 
     data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
     device: "auto" (CUDA if there is one, else CPU) or a torch device.
-    engine: "auto" or "eager".
+    engine: how the step is run; the results agree to the last digits. "eager": as it stands;
+        "compiled": as one C++ program, on the CPU; "graph": as a CUDA graph; "auto": the fastest
+        for this device and length of run.
     step: what to do with each batch: `training_step`, or a function of your own in its place.
     max_steps: stop once this many updates of each network were made in all.
     callback: called with the state after each epoch.
@@ -194,9 +203,17 @@ def train(
         state = _resume(resume_from, config, seed, device)
     data = dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
     epoch_steps = steps_per_epoch(config, data)
+    if state.epoch != state.step // epoch_steps:
+        raise ValueError(
+            f"resume_from: {resume_from} was trained on another number of images or processes: "
+            f"{state.step} steps are {state.epoch} epochs there, here one has {epoch_steps} steps"
+        )
     last_step = config.epochs * epoch_steps
     if max_steps is not None:
         last_step = min(last_step, max_steps)
+
+    run_step = make_engine(engine, device, last_step, draw_batch, step or training_step)
+    batch_size = config.batch_size * processes()
 
     with _progress_bar(state.step, last_step, progress) as bar:
         try:
@@ -206,8 +223,9 @@ def train(
                     state.measures = torch.zeros(epoch_steps, len(MEASURES), device=device)
                 order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
                 until = min(last_step - epoch * epoch_steps, epoch_steps)
-                left = order[done * config.batch_size : until * config.batch_size]
-                train_epoch(state, data, left.to(device), bar, step)
+                order = order[: len(data) // processes() * processes()]  # equal shares
+                left = order[done * batch_size : until * batch_size]
+                train_epoch(state, data, left.to(device), bar, run_step)
                 _check_finite(state, done, until, checkpoint_folder)
                 if until == epoch_steps:
                     _close_epoch(state, bar)

@@ -59,6 +59,7 @@ def test_imports_run_one_way():
         "models",
         "pretrained/__init__",
         "checkpoints",
+        "engines",
         "training",
         "sampling",
         "judge",
