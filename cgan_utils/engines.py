@@ -170,7 +170,7 @@ class Distributed(Eager):
     def __call__(self, state, data, batch):
         if self.parallel is None:
             self.parallel = {
-                name: DistributedDataParallel(getattr(state, name), broadcast_buffers=False)
+                name: DistributedDataParallel(getattr(state, name))
                 for name in ("live_generator", "discriminator")
             }
         rank, processes = distributed.get_rank(), distributed.get_world_size()
