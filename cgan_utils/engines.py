@@ -20,7 +20,7 @@ ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program saves more time than making it costs: some
 # 20 seconds of a C++ compiler to save a third of each step; under a second of capture.
-COMPILING_PAYS = 10_000
+COMPILING_PAYS = 15_000
 CAPTURING_PAYS = 200
 
 

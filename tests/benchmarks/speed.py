@@ -150,7 +150,7 @@ def measure_sampling(sizes, repeats, device):
         seconds = min(
             timed(lambda y=labels: cg.sample(generator, y)[-1:].cpu()) for _ in range(repeats)
         )
-        rows[size] = round(size / seconds)
+        rows[size] = round(size / min(seconds))
     return rows
 
 
