@@ -98,7 +98,7 @@ def _process_group(device, folder):
     try:
         yield str(device), distributed.get_rank() == 0
     except RuntimeError as error:
-        if "peer" not in str(error) and "onnection" not in str(error):
+        if not any(sign in str(error) for sign in ("peer", "onnection", "pipe")):
             raise
         end()
     distributed.destroy_process_group()

@@ -20,7 +20,7 @@ ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program saves more time than making it costs: some
 # 20 seconds of a C++ compiler to save a third of each step; under a second of capture.
-COMPILING_PAYS = 10_000
+COMPILING_PAYS = 15_000
 CAPTURING_PAYS = 200
 
 
@@ -170,7 +170,7 @@ class Distributed(Eager):
     def __call__(self, state, data, batch):
         if self.parallel is None:
             self.parallel = {
-                name: DistributedDataParallel(getattr(state, name), broadcast_buffers=False)
+                name: DistributedDataParallel(getattr(state, name))
                 for name in ("live_generator", "discriminator")
             }
         rank, processes = distributed.get_rank(), distributed.get_world_size()

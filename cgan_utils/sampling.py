@@ -22,7 +22,7 @@ def draw_latent(count, latent_dim, seed=0):
 
 
 @torch.no_grad()
-def sample(generator, labels, seed=0, *, latent=None, batch_size=4096):
+def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
     """Generate one image per label: float32 (N, C, H, W) in [-1, 1], on the generator's device.
 
     labels: one label or a sequence (list, numpy array, int64 tensor) of class numbers or names.
@@ -52,9 +52,11 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=4096):
 
     network = copy.deepcopy(generator).eval()
     device = network.embedding.weight.device
-    batches = zip(latent.split(batch_size), labels.split(batch_size), strict=True)
-    images = [network(z.to(device), y.to(device)) for z, y in batches]
-    return torch.cat(images)
+    images = torch.empty(len(labels), *config.image_shape, device=device)
+    batches = (tensor.split(batch_size) for tensor in (images, latent, labels))
+    for rows, z, y in zip(*batches, strict=True):
+        rows.copy_(network(z.to(device), y.to(device)))
+    return images
 
 
 def class_grid(generator, columns=10, seed=0):

@@ -124,12 +124,14 @@ def draw_batch(state, data, batch):
 
     Returns images float (N, C, H, W) in [-1, 1], labels, z (N, latent_dim) and fake_labels.
     """
-    config, count = state.config, len(batch)  # the last batch may be short
+    config = state.config
+    count = len(batch)  # the last batch may be short
     z = torch.randn(count, config.latent_dim, generator=state.noise, device=state.device)
     fake_labels = torch.randint(
         config.num_classes, (count,), generator=state.noise, device=state.device
     )
-    return normalize(data.images[batch]), data.labels[batch], z, fake_labels
+    images = normalize(data.images[batch])
+    return images, data.labels[batch], z, fake_labels
 
 
 def train_epoch(state, data, order, bar, engine):

@@ -1,0 +1,251 @@
+"""Whatever runs the step, it computes the same; and the choice of what runs it."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import cgan_utils as cg
+from cgan_utils import engines
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+
+
+@pytest.fixture(params=["original", "tuned"])
+def recipe(request, tiny_config):
+    """Each recipe at the tiny size, of 54 images: three whole batches and a short one."""
+    sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim")
+    full = getattr(cg.CGANConfig, request.param)()
+    return full.replace(
+        batch_size=16, epochs=13, **{name: getattr(tiny_config, name) for name in sizes}
+    )
+
+
+@pytest.fixture
+def untranslated(monkeypatch):
+    """The recorded program run as it is, without the minutes that a C++ compiler takes."""
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
+
+
+def train(config, data, engine, device="cpu", **kwargs):
+    return cg.train(config, data, device, engine, progress=False, **kwargs)
+
+
+def tensors(state):
+    networks = (state.generator, state.live_generator, state.discriminator)
+    return [tensor for n in networks for tensor in n.state_dict().values()]
+
+
+def assert_close(state, other, atol=2e-5):
+    for a, b in zip(tensors(state), tensors(other), strict=True):
+        torch.testing.assert_close(a.cpu(), b.cpu(), atol=atol, rtol=1e-3)
+
+
+def plain_loop(config, data, steps, device="cpu"):
+    """The algorithm as a textbook writes it, given the same images, noise and start.
+
+    Its own losses, gradients for every network, unfused Adam, average and batches; nothing of
+    `training`. Only the random draws are the package's.
+    """
+    state = cg.TrainingState.create(config, 0, device)
+    g, d, average = state.live_generator, state.discriminator, copy.deepcopy(state.generator)
+    optimizers = [
+        torch.optim.Adam(n.parameters(), config.learning_rate, config.betas, foreach=False)
+        for n in (g, d)
+    ]
+    bce = nn.BCELoss()
+    per_epoch = -(-len(data) // config.batch_size)
+    for step in range(steps):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0:
+            stream = cg.config.random_stream(0, 2, epoch)
+            batches = torch.randperm(len(data), generator=stream).split(config.batch_size)
+        index = batches[position]
+        real = (data.images[index] / 127.5 - 1).to(device).requires_grad_()
+        labels = data.labels[index].to(device)
+        z = torch.randn(len(index), config.latent_dim, generator=state.noise, device=device)
+        asked = torch.randint(3, (len(index),), generator=state.noise, device=device)
+        if config.learning_rate_decay:
+            for optimizer in optimizers:
+                left = 1 - step / (config.epochs * per_epoch)
+                optimizer.param_groups[0]["lr"] = config.learning_rate * left
+        one, zero = torch.ones(len(index), device=device), torch.zeros(len(index), device=device)
+        fake = g(z, asked)
+        logits = d(real, labels)
+        loss = bce(logits.sigmoid(), one) + bce(d(fake.detach(), asked).sigmoid(), zero)
+        if config.gradient_penalty and step % 8 == 0:
+            (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+            loss = loss + 4 * config.gradient_penalty * (slope**2).sum() / len(index)
+        optimizers[1].zero_grad()
+        loss.backward()
+        optimizers[1].step()
+        optimizers[0].zero_grad()
+        bce(d(fake, asked).sigmoid(), one).backward()
+        optimizers[0].step()
+        kept = min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_decay else 0
+        for name, value in average.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(kept * value + (1 - kept) * g.state_dict()[name])
+    state.generator = average
+    return state
+
+
+# -- the same numbers
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_eager_equals_the_plain_loop(recipe, tiny_data, device):
+    expected = plain_loop(recipe, tiny_data, 50, device)
+    assert_close(train(recipe, tiny_data, "eager", device, max_steps=50), expected)
+
+
+def test_compiled_equals_the_plain_loop(recipe, tiny_data):
+    expected = plain_loop(recipe, tiny_data, 50)
+    assert_close(train(recipe, tiny_data, "compiled", max_steps=50), expected)
+
+
+@needs_cuda
+def test_graph_equals_the_plain_loop(recipe, tiny_data):
+    expected = plain_loop(recipe, tiny_data, 50, "cuda")
+    assert_close(train(recipe, tiny_data, "graph", "cuda", max_steps=50), expected)
+
+
+def test_the_recorded_program_equals_the_plain_loop(recipe, tiny_data, untranslated):
+    state = train(recipe, tiny_data, "compiled", max_steps=50)
+    assert_close(state, plain_loop(recipe, tiny_data, 50))
+    eager = train(recipe, tiny_data, "eager", max_steps=50)
+    assert torch.equal(state.noise.get_state(), eager.noise.get_state())  # the same draws
+    for name in ("generator_optimizer", "discriminator_optimizer"):  # of one layout
+        ours, theirs = (getattr(s, name).state_dict() for s in (state, eager))
+        assert ours["param_groups"] == theirs["param_groups"]
+        torch.testing.assert_close(ours["state"], theirs["state"], atol=1e-5, rtol=1e-2)
+    torch.testing.assert_close(
+        torch.tensor(list(state.history.values())), torch.tensor(list(eager.history.values()))
+    )
+
+
+def test_one_program_for_each_kind_of_step(recipe, tiny_data, untranslated, monkeypatch):
+    recorded, record = [], engines.Compiled.record
+
+    def counting(self, state, data, batch):
+        recorded.append(state.penalized)
+        return record(self, state, data, batch)
+
+    monkeypatch.setattr(engines.Compiled, "record", counting)
+    train(recipe, tiny_data, "compiled", max_steps=20)
+    assert recorded == ([True, False] if recipe.gradient_penalty else [False])
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_resuming_a_compiled_run_gives_the_same_bits(
+    recipe, stop, tiny_data, untranslated, tmp_path
+):
+    whole = train(recipe, tiny_data, "compiled", max_steps=14)
+    part = train(recipe, tiny_data, "compiled", max_steps=stop)
+    path = cg.save_checkpoint(tmp_path / "part.pt", part)
+    resumed = train(recipe, tiny_data, "compiled", max_steps=14, resume_from=path)
+    assert resumed.history == whole.history
+    for a, b in zip(tensors(whole), tensors(resumed), strict=True):
+        assert torch.equal(a, b)
+
+
+# -- the choice
+
+
+def chosen(name, device, steps):
+    return type(engines.make_engine(name, torch.device(device), steps, None, None)).__name__
+
+
+def test_auto_picks_by_device_and_length():
+    assert chosen("auto", "cpu", 100) == "Eager"
+    assert chosen("auto", "cpu", engines.COMPILING_PAYS) == "Compiled"
+    assert chosen("auto", "cuda", 100) == "Eager"
+    assert chosen("auto", "cuda", engines.CAPTURING_PAYS) == "Graph"
+    assert chosen("auto", "mps", 10**6) == "Eager"
+    assert chosen("eager", "cpu", 10**6) == "Eager"
+    assert chosen("compiled", "cpu", 1) == "Compiled"
+
+
+def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
+    with pytest.raises(ValueError, match=r"engine: 'graph' .* cpu"):
+        train(tiny_config, tiny_data, "graph")
+    with pytest.raises(ValueError, match=r"engine: 'compiled' .* cuda"):
+        chosen("compiled", "cuda", 1)
+
+
+def test_without_a_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
+    import torch._inductor.cpp_builder as builder
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/c++",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    builder.get_cpp_compiler.cache_clear()
+    with pytest.raises(RuntimeError, match="'compiled' does not work here"):
+        train(tiny_config, tiny_data, "compiled")
+    monkeypatch.setattr(engines, "COMPILING_PAYS", 8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        state = train(tiny_config, tiny_data, "auto")
+    assert ["slower" in str(w.message) for w in said] == [True]
+    for a, b in zip(tensors(state), tensors(train(tiny_config, tiny_data, "eager")), strict=True):
+        assert torch.equal(a, b)
+
+
+# -- several processes
+
+
+def launch(folder, *flags, processes=2):
+    """Start `torchrun ... -m cgan_utils train`; its output goes to a file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "cgan_utils", "train", "--device", "cpu"]
+    command += ["--hidden-dim", "16", "--output", folder / "run.pt", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+
+def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
+    run = launch(tmp_path, "--batch-size", "16", "--max-steps", "20")
+    config = cg.CGANConfig.original().replace(hidden_dim=16, batch_size=32)
+    expected = train(config, cg.load_fashion_mnist("train"), "eager", max_steps=20)
+    assert run.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    state = cg.load_checkpoint(tmp_path / "run.pt")
+    assert state.step == 20
+    assert_close(state, expected)
+    torch.testing.assert_close(state.measures[:20], expected.measures[:20], atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "output.txt").read_text().count("checkpoint:") == 1  # one of them wrote
+
+
+def test_killing_one_process_ends_all_and_leaves_a_checkpoint(tmp_path):
+    run = launch(tmp_path, "--batch-size", "1000", "--epochs", "1000")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/step-*.pt")):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.1)
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True
+    )
+    workers = [int(pid) for pid in listed.stdout.split()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    assert run.wait(60) != 0
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+    output = (tmp_path / "output.txt").read_text()
+    assert "another process of this run" in output and "step-0000" in output
+    assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path / "run")).step >= 30
+
+
+def test_a_run_of_other_shares_is_not_resumed(tiny_config, tiny_data, tmp_path):
+    path = cg.save_checkpoint(tmp_path / "x.pt", train(tiny_config, tiny_data, "eager"))
+    with pytest.raises(ValueError, match=r"resume_from: .* images or processes"):
+        train(tiny_config.replace(epochs=3), tiny_data[:20], "eager", resume_from=path)
