@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-quick lint notebooks lab clean
+.PHONY: help setup run test test-quick lint notebooks lab book clean
 
 # An active environment (conda, venv) that has this clone's package is used as it is; else .venv,
 # made with uv if it is there, else with venv and pip.
@@ -8,7 +8,8 @@ PYTHON ?= python3
 ACTIVE := $(firstword $(VIRTUAL_ENV) $(CONDA_PREFIX))
 HAS_PACKAGE := $(if $(ACTIVE),$(shell $(ACTIVE)/bin/python -I -c "from importlib.util import \
 find_spec as f; s = f('cgan_utils'); \
-print(bool(s and s.origin.startswith('$(CURDIR)/') and f('jupyterlab') and f('nbval')))"))
+print(bool(s and s.origin.startswith('$(CURDIR)/') and \
+all(map(f, ('jupyterlab', 'myst_nb', 'nbval', 'playwright')))))"))
 ifeq ($(HAS_PACKAGE),True)
 BIN := $(ACTIVE)/bin
 setup:
@@ -21,10 +22,10 @@ endif
 	@echo "Installing PyTorch and JupyterLab into .venv (about 5 GB, a few minutes) ..."
 	@if command -v uv >/dev/null; then \
 	    uv venv --quiet --allow-existing --python '>=3.11' .venv && \
-	    uv pip install --quiet --python .venv/bin/python -e '.[notebooks,test]'; \
+	    uv pip install --quiet --python .venv/bin/python -e '.[notebooks,book,test]'; \
 	else \
 	    $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')" && \
-	    $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet -e '.[notebooks,test]'; \
+	    $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet -e '.[notebooks,book,test]'; \
 	fi
 	@touch $@
 
@@ -39,9 +40,10 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 tests notebooks
 
-test-quick: setup  ## the unit tests that train no judge and execute no notebook
+test-quick: setup  ## the tests that need no judge, no notebook run and no browser
 	$(BIN)/python -m pytest tests --ignore tests/test_evaluation.py \
-	    --ignore tests/notebooks/test_nbval_guards.py
+	    --ignore tests/notebooks/test_nbval_guards.py --ignore tests/test_browser.py \
+	    --ignore tests/test_readme.py
 
 lint: setup  ## ruff on .py and .ipynb
 	$(BIN)/ruff check .
@@ -54,5 +56,10 @@ notebooks: setup  ## execute all notebooks in place; commit what it leaves
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+SITE := site
+book: setup  ## the notebooks as a static site, in site/; open site/index.html
+	@$(BIN)/sphinx-build -b html -E -q -W --keep-going -c book . $(SITE)
+	@cp $(SITE)/README.html $(SITE)/index.html
+
 clean:  ## remove the environment and everything made at run time, except the data
-	rm -rf .venv runs *.egg-info
+	rm -rf .venv runs site *.egg-info

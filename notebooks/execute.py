@@ -1,6 +1,7 @@
 """Execute notebooks from start to end, as a reader does, and show how they get on.
 
 python notebooks/execute.py                       all of them, in place, outputs committed
+python notebooks/execute.py solutions/01          the solutions of 01, in place
 python notebooks/execute.py --output runs 01 02   those two; executed copies go to runs/
 """
 
@@ -58,18 +59,18 @@ def main():
     parser.add_argument("numbers", nargs="*", help="which notebooks, such as 01 (default: all)")
     parser.add_argument("--output", type=Path, help="folder for the copies (default: in place)")
     arguments = parser.parse_args()
-    paths = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
-    known = [path.name[:2] for path in paths]
+    paths = sorted(FOLDER.glob("[0-9]*.ipynb")) + sorted(FOLDER.glob("solutions/[0-9]*.ipynb"))
+    known = {path.relative_to(FOLDER).as_posix().split("_")[0]: path for path in paths}
     if unknown := [number for number in arguments.numbers if number not in known]:
         parser.error(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
     if arguments.numbers:
-        paths = [path for path in paths if path.name[:2] in arguments.numbers]
+        paths = [path for number, path in known.items() if number in arguments.numbers]
 
     for position, path in enumerate(paths, start=1):
         print(f"[{position}/{len(paths)}] {path.name}", flush=True)
         start = time.perf_counter()
         notebook = execute(path)
-        target = (arguments.output or FOLDER) / path.name
+        target = (arguments.output or FOLDER) / path.relative_to(FOLDER)
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
         print(f"[{position}/{len(paths)}] {path.name}: {time.perf_counter() - start:.0f} s")

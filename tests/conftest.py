@@ -1,5 +1,10 @@
 """Fixtures for all tests, and nbval's settings."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +15,21 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if hasattr(item, "output_timeout"):  # nbval's, 5 s, too short for a busy machine
             item.output_timeout = 60
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """The folder of the built site."""
+    site = tmp_path_factory.mktemp("book") / "site"
+    run = subprocess.run(
+        ["make", "book", f"SITE={site}"],
+        cwd=Path(__file__).resolve().parents[1],
+        env=os.environ | {"VIRTUAL_ENV": sys.prefix},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return site
 
 
 @pytest.fixture

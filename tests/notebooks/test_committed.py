@@ -15,7 +15,9 @@ import cgan_utils as cg
 
 CLONE = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((CLONE / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((CLONE / "notebooks" / "solutions").glob("*.ipynb"))
 LOOSE = "nbval-ignore-output"
+both = pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -43,12 +45,19 @@ def test_there_are_notebooks():
     assert numbers == [f"{i:02d}" for i in range(1, len(numbers) + 1)] and len(numbers) >= 4
 
 
+@both
 def test_executed_top_to_bottom_without_alarm(code):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
+@both
+def test_has_known_tags_only(code):
+    assert {tag for cell in code for tag in cell.metadata.get("tags", [])} <= {LOOSE}
+
+
+@both
 def test_small_and_free_of_volatile_metadata(path):
     notebook = nbformat.read(path, as_version=4)
     assert path.stat().st_size < 500_000
@@ -57,6 +66,7 @@ def test_small_and_free_of_volatile_metadata(path):
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
 
 
+@both
 def test_names_no_folder_of_the_machine_that_ran_it(path):
     content = path.read_text(encoding="utf-8")
     for folder in (str(CLONE), str(Path.home()), "/home/", "/Users/"):
@@ -64,13 +74,12 @@ def test_names_no_folder_of_the_machine_that_ran_it(path):
 
 
 def test_nbval_compares_most_cells(code):
-    tags = [tag for cell in code for tag in cell.metadata.get("tags", [])]
-    assert set(tags) <= {LOOSE}
     with_output = [cell for cell in code if cell.outputs]
     strict = [cell for cell in with_output if LOOSE not in cell.metadata.get("tags", [])]
     assert len(strict) >= 8 and len(strict) / len(with_output) >= 0.6
 
 
+@both
 def test_cells_that_nbval_does_not_compare_check_themselves(code):
     for cell in code:
         if LOOSE in cell.metadata.get("tags", []) and len(cell.source.splitlines()) > 4:
@@ -115,6 +124,7 @@ def test_opens_and_closes_like_the_others(cells, text):
     assert "> **Try it.**" in text
 
 
+@both
 def test_links_lead_somewhere(path, text):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
@@ -132,6 +142,26 @@ def test_uses_only_public_names_and_redefines_none(code):
     assert not definitions(tree) & set(cg.__all__)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [node for node in imports if node.module.startswith("cgan_utils")]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_answer_every_exercise_and_check_the_answer(path, cells):
+    headings = [heading for cell in cells for heading in re.findall(r"^## (.*)", cell.source, re.M)]
+    assert headings == ["Try it", "1. Warm-up", "2. Core", "3. Open"]
+    exercise, checked = None, set()
+    for cell in cells:
+        if heading := re.findall(r"^## (.*)", cell.source, re.MULTILINE):
+            exercise = heading[-1]
+        if cell.cell_type == "code" and re.search(r"^\s*assert ", cell.source, re.MULTILINE):
+            checked.add(exercise)
+    assert checked >= set(headings)
+    assert f"(../{path.name.replace('_solutions', '')})" in cells[0].source
+
+
+def test_notebooks_link_to_their_solutions(path, text):
+    solutions = f"solutions/{path.stem}_solutions.ipynb"
+    if (path.parent / solutions).exists():
+        assert f"]({solutions})" in text.split("## Exercises")[1]
 
 
 def test_nothing_is_defined_in_two_notebooks():

@@ -1,0 +1,71 @@
+"""The notebooks as a static site: `make book` writes it to site/, index.html first.
+
+The source folder is the clone itself, so that the links between README and notebooks hold in the
+book as they do in the repository. Nothing is executed, and no page needs a network.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from docutils.nodes import SkipNode, math_block
+from latex2mathml.converter import convert
+
+BOOK = Path(__file__).parent
+
+project = html_title = "A conditional GAN"
+author = "its contributors"
+extensions = ["myst_nb"]
+root_doc = "README"
+include_patterns = ["README.md", "book/glossary.md", "notebooks/**.ipynb"]
+exclude_patterns = [".*", "data", "runs", "site", "**/.ipynb_checkpoints"]
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {"navbar_persistent": [], "show_toc_level": 2, "toc_title": "On this page"}
+html_static_path, html_css_files = ["static"], ["book.css"]
+html_math_renderer = "mathml"
+html_show_copyright = False
+nb_execution_mode = "off"  # the pages show the outputs as committed
+nb_ipywidgets_js = {}  # would come from a CDN, and without a kernel there is nothing to move
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+
+def prepare_source(app, docname, content):
+    """What a page of the book has and its file in the repository lacks."""
+    if docname == root_doc:
+        content[0] += (BOOK / "contents.md").read_text(encoding="utf-8")
+    elif docname.startswith("notebooks/"):
+        content[0] = with_alternative_texts(content[0])
+    else:
+        content[0] = re.sub(r"\(notebook (\d\d)\)", link_to_notebook, content[0])
+
+
+def with_alternative_texts(notebook):
+    """myst-nb takes a picture's alternative text from the cell; the notebooks store it, as Jupyter
+    does, with the picture."""
+    notebook = json.loads(notebook)
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
+    return json.dumps(notebook)
+
+
+def link_to_notebook(match):
+    """The words themselves as long as there is no such notebook."""
+    found = sorted((BOOK.parent / "notebooks").glob(f"{match[1]}_*.ipynb"))
+    return f"([notebook {match[1]}](../notebooks/{found[0].name}))" if found else match[0]
+
+
+def write_mathml(self, node):
+    """Browsers draw MathML themselves: no script, no fonts to load."""
+    tag, display = ("div", "block") if isinstance(node, math_block) else ("span", "inline")
+    formula = convert(node.astext(), display=display)
+    self.body.append(f'<{tag} class="math">{formula}</{tag}>')
+    raise SkipNode
+
+
+def setup(app):
+    app.connect("source-read", prepare_source)
+    app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))

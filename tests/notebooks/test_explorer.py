@@ -1,0 +1,35 @@
+"""The explorer of notebook 04 draws within 100 ms of a control's change."""
+
+import ast
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+
+import cgan_utils as cg
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_sampling.ipynb"
+
+
+def test_a_change_is_drawn_at_once():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    (explorer,) = [source for source in code if source.startswith("controls = ")]
+    (blends,) = [source for source in code if "def blend(" in source]
+    imports = code[0].rsplit("\n\n", 1)[0]  # all but the line that loads the data
+    (blend,) = [node for node in ast.parse(blends).body if isinstance(node, ast.FunctionDef)]
+
+    generator = cg.Generator(cg.CGANConfig.original())
+    data = SimpleNamespace(classes=generator.config.classes)  # all that the explorer asks of it
+    names = {"generator": generator, "data": data}
+    for source in (imports, ast.unparse(blend), explorer):
+        exec(source, names)
+
+    seconds = []
+    for seed in range(20, 40):
+        before, start = names["screen"].value, time.process_time()
+        names["controls"]["seed"].value = seed
+        seconds.append(time.process_time() - start)
+        assert names["screen"].value != before
+    assert sorted(seconds)[10] < 0.1
