@@ -36,6 +36,7 @@ from .sampling import class_grid, draw_latent, sample
 from .training import (
     discriminator_loss,
     discriminator_step,
+    draw_batch,
     generator_loss,
     generator_step,
     gradient_penalty,
@@ -61,6 +62,7 @@ __all__ = [
     "density_and_coverage",
     "discriminator_loss",
     "discriminator_step",
+    "draw_batch",
     "draw_latent",
     "evaluate",
     "fine_detail",
