@@ -56,8 +56,8 @@ notebooks: setup  ## execute all notebooks in place; commit what it leaves
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-SITE := site
-book: setup  ## the notebooks as a static site, in site/; open site/index.html
+SITE := site/html
+book: setup  ## the notebooks as a static site: open site/html/index.html
 	@$(BIN)/sphinx-build -b html -E -q -W --keep-going -c book . $(SITE)
 	@cp $(SITE)/README.html $(SITE)/index.html
 

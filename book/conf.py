@@ -1,4 +1,4 @@
-"""The notebooks as a static site: `make book` writes it to site/, index.html first.
+"""The notebooks as a static site: `make book` writes it to site/html, index.html first.
 
 The source folder is the clone itself, so that the links between README and notebooks hold in the
 book as they do in the repository. Nothing is executed, and no page needs a network.
