@@ -1,5 +1,6 @@
 """The files around the package agree with each other."""
 
+import json
 import os
 import re
 import subprocess
@@ -43,6 +44,28 @@ def test_readme_names_real_targets_and_notebooks():
         assert target.startswith("http") or (CLONE / target).exists(), target
     for alt in re.findall(r"!\[(.*?)\]", readme):
         assert len(alt.split()) >= 6
+
+
+def test_figures_in_the_readme_are_those_of_the_results_file():
+    text = (CLONE / "tests/benchmarks/results/quality.json").read_text(encoding="utf-8")
+    results = json.loads(text)
+    readme = (CLONE / "README.md").read_text(encoding="utf-8")
+    names = ("gan_test", "gan_train", "frechet", "coverage", "diversity")
+    for recipe, result in results.items():
+        assert len(result["seeds"]) >= 3
+        (row,) = re.findall(
+            rf"^\| {recipe} \({len(result['seeds'])} seeds\) \|(.*)\|$", readme, re.M
+        )
+        (real,) = re.findall(r"^\| real pictures \|(.*)\|$", readme, re.M)
+        for name, cell, ceiling in zip(names, row.split("|"), real.split("|"), strict=True):
+            digits = 1 if name == "frechet" else 3
+            figure = result["figures"][name]
+            assert cell.split() == [
+                f"{figure['mean']:.{digits}f}",
+                "±",
+                f"{figure['std']:.{digits}f}",
+            ]
+            assert ceiling.strip() == f"{result['real'][name]:.{digits}f}"
 
 
 def test_workflow_runs_the_same_command_as_ci():

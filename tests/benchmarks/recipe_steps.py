@@ -50,6 +50,7 @@ WITHOUT = {  # the original's value of one part of the tuned recipe
     "gradient penalty": ("gradient_penalty",),
     "Adam without momentum": ("betas",),
     "learning rate decay": ("learning_rate_decay",),
+    "larger networks": ("hidden_dim", "hidden_layers"),
     "class-conditional norm": ("class_norm",),
     "fine detail": ("fine_detail",),
 }
