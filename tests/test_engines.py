@@ -218,7 +218,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
     run = launch(tmp_path, "--batch-size", "16", "--max-steps", "20")
     config = cg.CGANConfig.original().replace(hidden_dim=16, batch_size=32)
     expected = train(config, cg.load_fashion_mnist("train"), "eager", max_steps=20)
-    assert run.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    assert run.wait(600) == 0, (tmp_path / "output.txt").read_text()
     state = cg.load_checkpoint(tmp_path / "run.pt")
     assert state.step == 20
     assert_close(state, expected)
@@ -228,7 +228,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
 
 def test_killing_one_process_ends_all_and_leaves_a_checkpoint(tmp_path):
     run = launch(tmp_path, "--batch-size", "1000", "--epochs", "1000")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(tmp_path.glob("run/step-*.pt")):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.1)
@@ -238,7 +238,7 @@ def test_killing_one_process_ends_all_and_leaves_a_checkpoint(tmp_path):
     workers = [int(pid) for pid in listed.stdout.split()]
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
-    assert run.wait(60) != 0
+    assert run.wait(300) != 0
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
     output = (tmp_path / "output.txt").read_text()
     assert "another process of this run" in output and "step-0000" in output
