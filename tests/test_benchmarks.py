@@ -1,4 +1,4 @@
-"""The speed benchmark runs, and its limit counts what a training step really multiplies.
+"""The benchmarks run, and the speed limit counts what a training step really multiplies.
 
 Only for correctness: a test that looks at the clock fails on a busy machine.
 """
@@ -6,6 +6,8 @@ Only for correctness: a test that looks at the clock fails on a busy machine.
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -39,3 +41,15 @@ def test_the_short_form_runs_and_writes_its_table(tmp_path, capsys):
         assert 0 < row["min_ms"] <= row["median_ms"]
     table = capsys.readouterr().out
     assert "post" in table and "images/s" in table
+
+
+def test_the_short_form_of_scaling_runs_on_two_processes(tmp_path):
+    path = tmp_path / "scaling.json"
+    command = [sys.executable, PATH.with_name("scaling.py"), "--short", "--output", path]
+    subprocess.run(command, check=True, capture_output=True)
+    results = json.loads(path.read_text())
+    for name, step_ms in results["step_ms"].items():
+        assert step_ms.keys() == {"1", "2"} and min(step_ms.values()) > 0
+        config = getattr(cg.CGANConfig, name)()
+        weights = [p for p in cg.Generator(config).parameters()]
+        assert results["gradient_bytes"][name]["Generator"] == 4 * sum(p.numel() for p in weights)

@@ -97,7 +97,7 @@ def main(output: Path = RESULTS, short: bool = False):
             for name, config in RECIPES.items()
         },
         "batch_size": {name: config.batch_size for name, config in RECIPES.items()},
-        "machine": machine("cpu") | {"cores": os.cpu_count()},
+        "machine": machine("cpu") | {"threads": 1, "cores": os.cpu_count()},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

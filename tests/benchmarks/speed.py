@@ -72,16 +72,28 @@ def timed(function):
     return time.perf_counter() - start
 
 
-def post_steps(device):
-    """The post's loop; gives control back after each step."""
+def post_steps(device, one_tensor=False, fused=False, wait=True):
+    """The post's loop, or with some changes; gives control back after each step."""
     to_range = [transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
     dataset = FashionMNIST(cg.data_folder(), transform=transforms.Compose(to_range))
     g, d = cg.Generator(CONFIG).to(device), cg.Discriminator(CONFIG).to(device)
-    adam_g, adam_d = (torch.optim.Adam(n.parameters(), CONFIG.learning_rate) for n in (g, d))
+    adam_g, adam_d = (
+        torch.optim.Adam(n.parameters(), CONFIG.learning_rate, fused=fused or None) for n in (g, d)
+    )
     bce = nn.BCEWithLogitsLoss()
+    data = cg.load_fashion_mnist("train")
+    data = cg.LabelledImages(data.images.to(device), data.labels.to(device), data.classes)
+
+    def batches():
+        if not one_tensor:
+            for images, labels in DataLoader(dataset, CONFIG.batch_size, shuffle=True):
+                yield images.to(device), labels.to(device)
+        else:
+            for batch in torch.randperm(len(data)).to(device).split(CONFIG.batch_size):
+                yield cg.normalize(data.images[batch]), data.labels[batch]
+
     while True:
-        for images, labels in DataLoader(dataset, CONFIG.batch_size, shuffle=True):
-            images, labels = images.to(device), labels.to(device)
+        for images, labels in batches():
             one = torch.ones(len(images), device=device)
             z = torch.randn(len(images), CONFIG.latent_dim, device=device)
             asked = torch.randint(10, (len(images),), device=device)
@@ -94,7 +106,8 @@ def post_steps(device):
             adam_g.zero_grad()
             loss_g.backward()
             adam_g.step()
-            loss_d.item(), loss_g.item()
+            if wait:
+                loss_d.item(), loss_g.item()
             yield
 
 
@@ -163,7 +176,12 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
     data = cg.load_fashion_mnist("train")
     fast = "graph" if device.type == "cuda" else "compiled"
     names = ["eager"] if short else ["eager", fast]
-    loops = {"post": post_steps(device)}
+    loops = {
+        "post": post_steps(device),
+        "one tensor": post_steps(device, one_tensor=True),
+        "fused Adam": post_steps(device, one_tensor=True, fused=True),
+        "no waiting": post_steps(device, one_tensor=True, fused=True, wait=False),
+    }
     loops |= {name: engine_steps(name, device, data) for name in names}
     start_seconds = {name: timed(lambda loop=loop: next(loop)) for name, loop in loops.items()}
     ms = measure_steps(loops, device, steps, repeats)
