@@ -48,8 +48,8 @@ def test_the_short_form_of_scaling_runs_on_two_processes(tmp_path):
     command = [sys.executable, PATH.with_name("scaling.py"), "--short", "--output", path]
     subprocess.run(command, check=True, capture_output=True)
     results = json.loads(path.read_text())
-    for name, step_ms in results["step_ms"].items():
-        assert step_ms.keys() == {"1", "2"} and min(step_ms.values()) > 0
+    for name, milliseconds in results["together_ms"].items():
+        assert milliseconds.keys() == {"1", "2"} and min(milliseconds.values()) > 0
         config = getattr(cg.CGANConfig, name)()
         weights = [p for p in cg.Generator(config).parameters()]
         assert results["gradient_bytes"][name]["Generator"] == 4 * sum(p.numel() for p in weights)

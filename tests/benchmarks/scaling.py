@@ -3,8 +3,8 @@
     python tests/benchmarks/scaling.py
 
 starts itself with torchrun on 1 and on 2 processes of one thread each, trains both recipes with a
-fixed batch per process, and times the sum over processes (all-reduce) of tensors of several sizes.
-The two counts take turns. Writes results/scaling.json.
+fixed batch per process, with and without exchanging gradients, and times the sum over processes
+(all-reduce) of tensors of several sizes. The two counts take turns. Writes results/scaling.json.
 """
 
 import json
@@ -29,13 +29,14 @@ RECIPES = {"original": cg.CGANConfig.original(), "tuned": cg.CGANConfig.tuned()}
 BYTES = (4, 2**14, 2**18, 2**20, 2**22, 2**24)
 
 
-def step_seconds(config, data, steps):
-    """Seconds of one training step on as many processes as there are, the median of `steps`."""
+def step_seconds(config, data, steps, engine_class):
+    """Seconds of one training step while all processes make theirs, the median of `steps`."""
     state = cg.TrainingState.create(config, seed=0)
-    engine = engines.make_engine("eager", state.device, 1, training.draw_batch, cg.training_step)
+    engine = engine_class(training.draw_batch, cg.training_step)
     state.measures = torch.zeros(training.steps_per_epoch(config, data), 4)
     bar = types.SimpleNamespace(update=lambda: None)
-    batches = torch.randperm(len(data)).split(config.batch_size * engines.processes())
+    together = engines.processes() if engine_class is engines.Distributed else 1
+    batches = torch.randperm(len(data)).split(config.batch_size * together)
     return median_seconds(lambda i: cg.train_epoch(state, data, batches[i], bar, engine), steps)
 
 
@@ -58,7 +59,13 @@ def worker(short):
     steps, repeats = (2, 2) if short else (60, 30)
     data = cg.load_fashion_mnist("train")
     found = {
-        "step_ms": {name: step_seconds(c, data, steps) * 1e3 for name, c in RECIPES.items()},
+        f"{kind}_ms": {
+            name: step_seconds(config, data, steps, engine_class) * 1e3
+            for name, config in RECIPES.items()
+        }
+        for kind, engine_class in (("apart", engines.Eager), ("together", engines.Distributed))
+    }
+    found |= {
         "sum_ms": {size: sum_seconds(size, repeats) * 1e3 for size in BYTES},
     }
     if distributed.get_rank() == 0:
@@ -87,7 +94,10 @@ def main(output: Path = RESULTS, short: bool = False):
         return round(min(r[processes][kind][name] for r in runs), 4)
 
     results = {
-        "step_ms": {name: {n: best(n, "step_ms", name) for n in (1, 2)} for name in RECIPES},
+        **{
+            kind: {name: {n: best(n, kind, name) for n in (1, 2)} for name in RECIPES}
+            for kind in ("apart_ms", "together_ms")
+        },
         "sum_ms": {size: best(2, "sum_ms", str(size)) for size in BYTES},
         "gradient_bytes": {
             name: {
