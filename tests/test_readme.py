@@ -2,7 +2,7 @@
 
 Every ```python block runs as it stands, in order, in one namespace and an empty folder; so does
 every line of the ```sh blocks that calls the package. What makes them slow is smaller here: 64
-training images in place of 60,000, and `evaluate` trains GAN-train's classifier on 1,000.
+training images in place of 60,000, and `evaluate` trains GAN-train's classifier on 10,000.
 """
 
 import functools
@@ -49,7 +49,7 @@ def test_python_blocks(few_images):
 
 
 def test_commands(few_images, monkeypatch, capsys):
-    smaller = functools.partial(cg.evaluate, gan_train_images=1000, progress=False)
+    smaller = functools.partial(cg.evaluate, gan_train_images=10_000, progress=False)
     monkeypatch.setattr(command_line, "evaluate", smaller)
     lines = "\n".join(blocks("sh")).splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line]
