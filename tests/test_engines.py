@@ -184,12 +184,10 @@ def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
 
 
 def test_without_a_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
-    import torch._inductor.cpp_builder as builder
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/c++",))
     monkeypatch.setattr(config, "force_disable_caches", True)
-    builder.get_cpp_compiler.cache_clear()
     with pytest.raises(RuntimeError, match="'compiled' does not work here"):
         train(tiny_config, tiny_data, "compiled")
     monkeypatch.setattr(engines, "COMPILING_PAYS", 8)
