@@ -38,7 +38,7 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 	@echo; echo "'make lab' opens the notebooks in JupyterLab."
 
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 tests notebooks
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 1800 tests notebooks
 
 test-quick: setup  ## the tests that need no judge, no notebook run and no browser
 	$(BIN)/python -m pytest tests --ignore tests/test_evaluation.py \
@@ -51,7 +51,7 @@ lint: setup  ## ruff on .py and .ipynb
 
 notebooks: setup  ## execute all notebooks in place; commit what it leaves
 	@$(BIN)/python notebooks/execute.py
-	@cp runs/original_grid.png notebooks/images/
+	@cp runs/before_after.png notebooks/images/
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
