@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 CLONE = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((CLONE / "notebooks").rglob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted(
+    p for kind in ("", "solutions/") for p in (CLONE / "notebooks").glob(kind + "[0-9]*.ipynb")
+)
 PAGES = [path.relative_to(CLONE).with_suffix(".html") for path in NOTEBOOKS]
 
 
