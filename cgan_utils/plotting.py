@@ -18,6 +18,8 @@ from torchvision.utils import make_grid
 # Two colours that stay apart for colour-blind readers (Okabe & Ito 2008): G warm, D cool.
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
+MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")  # the columns of a run's measures
+
 
 def show(figure, alt, colours=256):
     """Show a figure with alternative text, for screen readers and for readers of the plain text.
@@ -130,14 +132,14 @@ def plot_history(history):
 
     history: lists loss_d, loss_g, d_real, d_fake, one value per epoch.
     """
-    names = ("loss_d", "loss_g", "d_real", "d_fake")
-    if len({len(history.get(name, ())) for name in names}) != 1 or not history.get("loss_d"):
-        raise ValueError(f"history must have one value per epoch of each of {', '.join(names)}")
+    if len({len(history.get(name, ())) for name in MEASURES}) != 1 or not history.get("loss_d"):
+        raise ValueError(f"history must have one value per epoch of each of {', '.join(MEASURES)}")
     epochs = range(1, len(history["loss_d"]) + 1)
     figure, (losses, verdicts) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     _draw_game(losses, verdicts, epochs, history)
     for axes in (losses, verdicts):
         axes.set(xlabel="epoch")
+        axes.legend(fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -229,8 +231,6 @@ def _draw_game(losses, verdicts, x, values, **style):
     verdicts.plot(x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style)
     verdicts.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
     verdicts.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
-    for axes in (losses, verdicts):
-        axes.legend(fontsize=9)
 
 
 def _means_of_50(measures, name):
@@ -239,9 +239,8 @@ def _means_of_50(measures, name):
         raise ValueError(f"{name} must be a tensor of four numbers per step; got {measures!r}")
     stretches = measures.cpu().split(50)
     means = torch.stack([stretch.mean(dim=0) for stretch in stretches])
-    names = ("loss_d", "loss_g", "d_real", "d_fake")
     middles = [50 * i + len(stretch) / 2 for i, stretch in enumerate(stretches)]
-    return middles, dict(zip(names, means.T.tolist(), strict=True))
+    return middles, dict(zip(MEASURES, means.T.tolist(), strict=True))
 
 
 def _draw_grid(axes, images, columns):

@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 CLONE = Path(__file__).resolve().parents[1]
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=60_000)  # milliseconds; a busy machine is slow, not wrong
-PATIENCE = 600  # seconds for a notebook: 04 trains a generator if there is no checkpoint
+PATIENCE = 600  # seconds for a notebook, on a busy machine
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import torch
 
 import cgan_utils as cg
-from cgan_utils.models import fine_detail
 
 CONFIG = cg.CGANConfig.original()
 
@@ -164,14 +163,14 @@ def test_fine_detail_by_hand():
         return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0)
 
     expected = 2 * (image[0, 0] - enlarge(2) @ half @ enlarge(3).T)
-    torch.testing.assert_close(fine_detail(image)[0, 0], expected)
+    torch.testing.assert_close(cg.fine_detail(image)[0, 0], expected)
 
 
 def test_fine_detail_keeps_a_checkerboard_and_drops_a_level():
     checkers = (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28))
     images = torch.stack([checkers, torch.full((28, 28), 0.3)])[:, None]
     expected = torch.stack([2 * checkers, torch.zeros(28, 28)])[:, None]
-    torch.testing.assert_close(fine_detail(images), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(cg.fine_detail(images), expected, atol=1e-6, rtol=0)
 
 
 def test_fine_detail_reaches_the_discriminator():

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import tyro
 from torchvision.io import write_png
+from torchvision.utils import make_grid
 
 import cgan_utils as cg
 from cgan_utils.pretrained import save_pretrained
@@ -99,14 +100,12 @@ def ship_generator(recipe, generator, seed, seconds):
     shipped = cg.load_pretrained(recipe)
     save_pretrained(recipe, shipped, record | {"figures": cg.evaluate(shipped, progress=False)})
     GRIDS.mkdir(exist_ok=True)
-    write_png(picture(cg.class_grid(shipped), rows=10), str(GRIDS / f"{recipe}.png"))
+    write_png(picture(cg.class_grid(shipped), columns=10), str(GRIDS / f"{recipe}.png"))
 
 
-def picture(images, rows):
-    """Images float (rows * columns, 1, H, W) in [-1, 1], row by row -> uint8 (1, height, width)."""
-    columns, (height, width) = len(images) // rows, images.shape[2:]
-    tiled = images.view(rows, columns, height, width).transpose(1, 2)
-    tiled = tiled.reshape(1, rows * height, columns * width)
+def picture(images, columns):
+    """Grey images float (N, 1, H, W) in [-1, 1], row by row -> uint8 (1, height, width)."""
+    tiled = make_grid(images, nrow=columns, padding=0)[:1]  # of its three equal channels
     return ((tiled + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -93,7 +93,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps",
                 strip = cg.class_grid(generator, columns=2).unflatten(0, (10, 2)).transpose(0, 1)
                 path = RESULTS.with_name("steps") / f"{name.replace(' ', '_')}.png"
                 path.parent.mkdir(exist_ok=True)
-                write_png(picture(strip.flatten(0, 1), rows=2), str(path))
+                write_png(picture(strip.flatten(0, 1), columns=10), str(path))
             report = cg.evaluate(generator, gan_train_images=10_000, progress=False)
             entry["seeds"][str(seed)] = {name: round(report[name], 5) for name in FIGURES}
             results["real"] = {name: round(report["real"][name], 5) for name in FIGURES}

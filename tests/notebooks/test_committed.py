@@ -174,12 +174,16 @@ def test_nothing_is_defined_in_two_notebooks():
     assert not {name: where for name, where in owners.items() if len(where) > 1}
 
 
-def printed_bands(name):
-    """{figure: (value, low, high)} of the lines "loss_d 0.6 expected 0.5 to 0.7" of a notebook."""
+def printed(name):
+    """All that the cells of a notebook printed."""
     cells = nbformat.read(CLONE / "notebooks" / name, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    lines = re.findall(r"^(\w+) +(\S+) +expected +(\S+) to +(\S+)", printed, re.MULTILINE)
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def printed_bands(name):
+    """{figure: (value, low, high)} of the lines "loss_d 0.6 expected 0.5 to 0.7" of a notebook."""
+    lines = re.findall(r"^(\w+) +(\S+) +expected +(\S+) to +(\S+)", printed(name), re.MULTILINE)
     return {figure: tuple(map(float, numbers)) for figure, *numbers in lines}
 
 
@@ -192,9 +196,9 @@ def test_numbers_in_the_notebooks_fall_in_the_bands_of_the_results_file():
         ("03_training.ipynb", last_epoch),
         ("05_evaluation.ipynb", results["figures"]),
     ):
-        printed = printed_bands(notebook)
-        assert printed.keys() == summaries.keys()
-        for figure, (value, *band) in printed.items():
+        found = printed_bands(notebook)
+        assert found.keys() == summaries.keys()
+        for figure, (value, *band) in found.items():
             assert band == pytest.approx(summaries[figure]["band"], abs=6e-4)
             assert band[0] <= value <= band[1], (notebook, figure)
 
@@ -203,11 +207,8 @@ def test_each_fault_fails_as_in_the_results_file_and_unlike_the_healthy_run():
     path = CLONE / "tests" / "benchmarks" / "results" / "failure_modes.json"
     results = json.loads(path.read_text(encoding="utf-8"))
     assert len(results["seeds"]) >= 3
-    cells = nbformat.read(CLONE / "notebooks" / "07_failure_modes.ipynb", as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
     pattern = r"^(\S.*?) +(\w+) +(\S+) +expected +(\S+) to +(\S+)"
-    lines = re.findall(pattern, printed, re.MULTILINE)
+    lines = re.findall(pattern, printed("07_failure_modes.ipynb"), re.MULTILINE)
     assert {name for name, *_ in lines} == set(results["runs"]) - {"healthy"}
     for name, figure, *numbers in lines:
         value, low, high = map(float, numbers)
