@@ -3,7 +3,7 @@
     python tests/benchmarks/failure_modes.py --seeds 0 1 2
 
 runs the notebook's own cells once per seed, with all their asserts, and writes
-results/failure_modes.json: for each run and figure the value per seed and a band. See `summarize`.
+results/failure_modes.json: for each run and figure the values, one per seed.
 """
 
 import contextlib
@@ -35,20 +35,6 @@ def run_notebook(seed):
     return namespace["figures"]
 
 
-def summarize(per_seed):
-    """Values and acceptance band of a figure: their range, widened by twice itself on both sides.
-
-    By a fifth of the largest value at least, because three seeds may agree by chance, and not below
-    0. Wider than in `quality`: the notebook checks ten of them at once.
-    """
-    low, high = min(per_seed), max(per_seed)
-    margin = max(2 * (high - low), high / 5)
-    return {
-        "per_seed": [round(value, 5) for value in per_seed],
-        "band": [round(max(low - margin, 0), 5), round(high + margin, 5)],
-    }
-
-
 def main(seeds: tuple[int, ...] = (0, 1, 2)):
     """Run the notebook with each seed and write the results file.
 
@@ -63,7 +49,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2)):
         for run, figures in per_seed[-1].items():
             print(f"  {run:24}", *(f"{name} {value:9.3f}" for name, value in figures.items()))
     runs = {
-        run: {name: summarize([figures[run][name] for figures in per_seed]) for name in names}
+        run: {name: [round(figures[run][name], 5) for figures in per_seed] for name in names}
         for run, names in per_seed[0].items()
     }
     write_results(RESULTS, {"seeds": list(seeds), "runs": runs, "machine": machine("cpu")})
