@@ -140,6 +140,29 @@ def check_type(name, value, *types):
         raise TypeError(f"{name} must be a {allowed}; got a {type(value).__name__}")
 
 
+def check_tensor(name, value, dtype, *shape):
+    """Raise unless `value` is a tensor of this dtype and shape; a letter is any length but 0.
+
+    dtype: a torch dtype, or "float" for any with a floating point.
+    """
+    written = str(shape).replace("'", "")
+    found = kind(value)
+    if dtype == "float":
+        fits = isinstance(value, torch.Tensor) and value.is_floating_point()
+    else:
+        fits = found == str(dtype)
+    if not fits:
+        raise TypeError(f"{name} must be a {dtype} tensor {written}; got a {found}")
+    fixed = [(due, n) for due, n in zip(shape, value.shape, strict=False) if type(due) is int]
+    if value.dim() != len(shape) or value.numel() == 0 or any(due != n for due, n in fixed):
+        raise ValueError(f"{name} must have shape {written}, not empty; got {tuple(value.shape)}")
+
+
+def kind(value):
+    """What to call it in a message: a tensor's dtype, or the type."""
+    return str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
 def check_count(name, value, minimum=1):
     """Raise unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from .config import FASHION_MNIST_CLASSES, data_folder, write_atomically
+from .config import FASHION_MNIST_CLASSES, check_tensor, data_folder, kind, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class LabelledImages:
     classes: tuple[str, ...]
 
     def __post_init__(self):
-        _check_tensor("images", self.images, torch.uint8, "(N, C, H, W)")
-        _check_tensor("labels", self.labels, torch.int64, "(N,)")
+        check_tensor("images", self.images, torch.uint8, "N", "C", "H", "W")
+        check_tensor("labels", self.labels, torch.int64, "N")
         if len(self.images) != len(self.labels):
             raise ValueError(
                 f"labels must be one per image; got {len(self.labels)} labels "
@@ -95,7 +95,7 @@ def normalize(images):
     anything but a uint8 tensor: images normalised twice would look almost right.
     """
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images must be a uint8 tensor; got {_kind(images)}")
+        raise TypeError(f"images must be a uint8 tensor; got a {kind(images)}")
     return (images.float() / 255 - 0.5) / 0.5
 
 
@@ -282,15 +282,3 @@ def _explained_if_unwritable(folder):
             f"Cannot write to the data folder {folder} ({error}). "
             f"Set CGAN_DATA_DIR to a folder that you can write to."
         ) from error
-
-
-def _check_tensor(name, value, dtype, shape):
-    """Raise unless `value` is a tensor of this dtype and of the shape written out, without a 0."""
-    if not isinstance(value, torch.Tensor) or value.dtype != dtype:
-        raise TypeError(f"{name} must be a {dtype} tensor {shape}; got {_kind(value)}")
-    if value.dim() != len(shape.split(", ")) or value.numel() == 0:
-        raise ValueError(f"{name} must have shape {shape}, not empty; got {tuple(value.shape)}")
-
-
-def _kind(value):
-    return f"a {value.dtype if isinstance(value, torch.Tensor) else type(value).__name__}"

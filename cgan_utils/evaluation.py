@@ -107,6 +107,9 @@ def judge_images(judge, images, labels):
 
 def format_report(report):
     """The report of `evaluate` as a text table; values for real images in brackets."""
+    check_type("report", report, dict)
+    if missing := [name for name in (*FIGURES, "confusion", "real") if name not in report]:
+        raise ValueError(f"report must come from `evaluate`; it has no {', '.join(missing)}")
     real = report["real"]
     lines = [f"{'':18}{'generated':>10}{'real':>10}"]
     for figure, name in FIGURES.items():

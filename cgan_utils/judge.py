@@ -84,6 +84,8 @@ def check_images(images, labels):
         )
     if not images.abs().max() <= 1:  # NaN too
         raise ValueError(f"images must lie in [-1, 1]; got {images.min():g} to {images.max():g}")
+    if images.min() >= 0:  # clothes lie on a dark ground, which is -1
+        raise ValueError("images must lie in [-1, 1]; got none below 0: `normalize` makes them so")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(
             f"labels must be int64, one per image; got {labels.dtype} {tuple(labels.shape)}"

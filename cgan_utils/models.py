@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import CGANConfig, check_type
+from .config import CGANConfig, check_tensor, check_type
 
 
 class Generator(nn.Module):
     """G(z, y): a noise vector and a label become an image.
 
     forward(z, labels): z float32 (N, latent_dim), labels int64 (N,) in 0..num_classes-1
-    -> images float32 (N, *image_shape) in [-1, 1].
+    -> images float32 (N, *image_shape) in [-1, 1]. Raises TypeError or ValueError for others.
     """
 
     def __init__(self, config):
@@ -31,13 +31,16 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(ClassNorm(config) for _ in self.hidden if config.class_norm)
 
     def forward(self, z, labels):
-        return self.draw(z, self.embedding(labels))
+        check_tensor("z", z, "float", "N", self.config.latent_dim)
+        return self.draw(z, look_up(labels, self.embedding, len(z)))
 
     def draw(self, z, embedded):
         """The image for any point of the embedding space, a label's row or a blend of rows.
 
         z (N, latent_dim), embedded float32 (N, embedding_dim) -> images (N, *image_shape).
         """
+        check_tensor("z", z, "float", "N", self.config.latent_dim)
+        check_tensor("embedded", embedded, "float", len(z), self.config.embedding_dim)
         h = torch.cat([z, embedded], dim=1)
         for layer, norm in itertools.zip_longest(self.hidden, self.norms):
             h = layer(h) if norm is None else norm(layer(h), embedded)
@@ -56,6 +59,7 @@ class ClassNorm(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        check_type("config", config, CGANConfig)
         self.normalize = nn.BatchNorm1d(config.hidden_dim, affine=False)
         self.scale_and_shift = nn.Linear(config.embedding_dim, 2 * config.hidden_dim)
         for start in self.scale_and_shift.parameters():  # at first: plain batch norm
@@ -89,7 +93,8 @@ class Discriminator(nn.Module):
         self.output = nn.Linear(config.hidden_dim, 1)
 
     def forward(self, images, labels):
-        embedded = self.embedding(labels)
+        check_tensor("images", images, "float", "N", *self.config.image_shape)
+        embedded = look_up(labels, self.embedding, len(images))
         h = images.flatten(1)
         if self.config.fine_detail:
             h = torch.cat([h, fine_detail(images).flatten(1)], dim=1)
@@ -109,9 +114,21 @@ def fine_detail(images):
     Images float (N, C, H, W) -> float, the same shape. Blur and texture differ here, where the
     pixels themselves nearly agree: an MLP, which has no notion of neighbours, finds this slowly.
     """
+    check_tensor("images", images, "float", "N", "C", "H", "W")
     halved = F.avg_pool2d(images, 2, ceil_mode=True)
     enlarged = F.interpolate(halved, size=images.shape[2:], mode="bilinear")
     return 2 * (images - enlarged)
+
+
+def look_up(labels, embedding, count):
+    """`embedding(labels)`, for labels int64 (count,) that must have a row there."""
+    check_tensor("labels", labels, torch.int64, count)
+    try:
+        return embedding(labels)
+    except IndexError:
+        low, high = labels.aminmax()
+        allowed = f"0..{embedding.num_embeddings - 1}"
+        raise ValueError(f"labels must lie in {allowed}; got {low}..{high}") from None
 
 
 def _hidden_layers(config, inputs, bias=True):

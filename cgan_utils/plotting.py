@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid
 
+from .config import check_count, check_tensor
+
 # Two colours that stay apart for colour-blind readers (Okabe & Ito 2008): G warm, D cool.
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
@@ -30,6 +32,7 @@ def show(figure, alt, colours=256):
         raise TypeError(f"figure must be a matplotlib Figure; got a {type(figure).__name__}")
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
+    check_count("colours", colours)
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
@@ -42,6 +45,9 @@ def show(figure, alt, colours=256):
 
 def show_source(*objects):
     """Show the source of functions or classes of the package, as the package has it."""
+    for thing in objects:
+        if not (inspect.isroutine(thing) or inspect.isclass(thing)):
+            raise TypeError(f"objects must be functions or classes; got {thing!r}")
     code = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).rstrip() for thing in objects)
     display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, raw=True)
 
@@ -95,6 +101,7 @@ def plot_atlas(grids, classes, across=4):
 
     images: see `plot_class_grid`. The class names stand at the left.
     """
+    check_count("across", across)
     if len({images.shape for images in grids.values()}) != 1:
         raise ValueError("grids must be class grids of one size, at least one")
     width, height = _grid_size(next(iter(grids.values())), classes, dots=56)
@@ -114,6 +121,7 @@ def plot_images(images, titles, columns=8):
     _check_images(images)
     if len(titles) != len(images):
         raise ValueError(f"titles must be one per image, {len(images)}; got {len(titles)}")
+    check_count("columns", columns)
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     figure, grid = plt.subplots(
@@ -186,11 +194,9 @@ def plot_class_bars(values, ceilings, label):
 
 
 def _check_images(images):
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-        raise TypeError(f"images must be a float tensor with values in [-1, 1]; got {kind}")
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ValueError(f"images must have shape (N, 1 or 3, H, W); got {tuple(images.shape)}")
+    check_tensor("images", images, "float", "N", "C", "H", "W")
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels; got {images.shape[1]}")
     if not images.isfinite().all():
         raise ValueError("images must be finite; got NaN or infinity")
 

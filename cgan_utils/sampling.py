@@ -53,9 +53,9 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
     network = copy.deepcopy(generator).eval()
     device = network.embedding.weight.device
     images = torch.empty(len(labels), *config.image_shape, device=device)
-    batches = (tensor.split(batch_size) for tensor in (images, latent, labels))
-    for rows, z, y in zip(*batches, strict=True):
-        rows.copy_(network(z.to(device), y.to(device)))
+    for start in range(0, len(labels), batch_size):
+        rows = slice(start, start + batch_size)
+        images[rows] = network(latent[rows].to(device), labels[rows].to(device))
     return images
 
 
@@ -79,6 +79,10 @@ def label_numbers(labels, classes):
     if isinstance(labels, torch.Tensor):
         if labels.dim() != 1:
             raise ValueError(f"labels must have one dimension; got shape {tuple(labels.shape)}")
+        if labels.dtype == torch.int64 and len(labels) > 0:  # at once; many would take long
+            for end in labels.aminmax():
+                _class_number(end.item(), classes)
+            return labels.cpu()
         labels = labels.tolist()
     if not isinstance(labels, Iterable):
         raise TypeError(f"labels must be whole numbers or class names; got {labels!r}")

@@ -7,6 +7,7 @@ networks as in Mirza & Osindero 2014 (arXiv 1411.1784), equation 2.
 import dataclasses
 import math
 import sys
+import types
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,14 @@ from .checkpoints import (
     newest_checkpoint,
     save_rolling,
 )
-from .config import CGANConfig, check_count, check_type, choose_device, random_stream
+from .config import (
+    CGANConfig,
+    check_count,
+    check_tensor,
+    check_type,
+    choose_device,
+    random_stream,
+)
 from .data import LabelledImages, normalize
 from .engines import ENGINES, make_engine, processes
 
@@ -32,6 +40,8 @@ def discriminator_loss(real_logits, fake_logits):
 
     Logits float (N,) -> scalar. Binary cross-entropy with target 1 for real and 0 for generated.
     """
+    check_tensor("real_logits", real_logits, "float", "N")
+    check_tensor("fake_logits", fake_logits, "float", "N")
     real_loss = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
     fake_loss = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
     return real_loss + fake_loss
@@ -43,6 +53,7 @@ def generator_loss(fake_logits):
     Logits float (N,) -> scalar. This is the non-saturating loss (Goodfellow et al. 2014, section
     3): its gradient is large exactly while D still rejects everything G makes.
     """
+    check_tensor("fake_logits", fake_logits, "float", "N")
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
@@ -53,7 +64,12 @@ def gradient_penalty(real_logits, images):
     past the real images; a flat one lets it come to rest there. Logits (N,), computed from images
     (N, C, H, W) that require a gradient -> scalar, itself differentiable.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    check_tensor("real_logits", real_logits, "float", "N")
+    check_type("images", images, torch.Tensor)
+    try:
+        (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    except RuntimeError as error:
+        raise ValueError(f"real_logits must be computed from images: {error}") from error
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -63,6 +79,7 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     images, fake float (N, C, H, W) in [-1, 1]; labels, fake_labels int64 (N,).
     Returns the loss (without the penalty, if there is one) and both logits (N,), detached.
     """
+    _check_batch(state, images=images, labels=labels, fake=fake, fake_labels=fake_labels)
     images = images.detach().requires_grad_(state.penalized)
     real_logits = state.discriminator(images, labels)
     fake_logits = state.discriminator(fake.detach(), fake_labels)  # this step must not teach G
@@ -83,6 +100,7 @@ def generator_step(state, fake, fake_labels):
     fake float (N, C, H, W), made by G with its graph; fake_labels int64 (N,) it was made for.
     Returns the loss, detached.
     """
+    _check_batch(state, fake=fake, fake_labels=fake_labels)
     loss = generator_loss(state.discriminator(fake, fake_labels))
     state.generator_optimizer.zero_grad()
     loss.backward(inputs=list(state.live_generator.parameters()))
@@ -97,6 +115,7 @@ def update_average(state):
     An exponential moving average of weights and batch statistics: Yazici et al. 2019 (arXiv
     1806.04498), section 3.
     """
+    _check_batch(state)
     average, live = (
         [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
         for network in (state.generator, state.live_generator)
@@ -111,6 +130,7 @@ def training_step(state, images, labels, z, fake_labels):
     images float (N, C, H, W) in [-1, 1]; z float (N, latent_dim); labels, fake_labels int64 (N,).
     Returns float (4,): loss_d, loss_g, mean D(x), mean D(G(z)), on the device, without waiting.
     """
+    _check_batch(state, images=images, labels=labels, z=z, fake_labels=fake_labels)
     fake = state.live_generator(z, fake_labels)
     loss_d, real_logits, fake_logits = discriminator_step(state, images, labels, fake, fake_labels)
     loss_g = generator_step(state, fake, fake_labels)
@@ -124,6 +144,7 @@ def draw_batch(state, data, batch):
 
     Returns images float (N, C, H, W) in [-1, 1], labels, z (N, latent_dim) and fake_labels.
     """
+    _check_indices(state, data, batch=batch)
     config = state.config
     count = len(batch)  # the last batch may be short
     z = torch.randn(count, config.latent_dim, generator=state.noise, device=state.device)
@@ -139,6 +160,7 @@ def train_epoch(state, data, order, bar, engine):
 
     engine(state, data, batch): runs `training_step` on what `draw_batch` gives.
     """
+    _check_indices(state, data, order=order)
     total_steps = state.config.epochs * steps_per_epoch(state.config, data)
     for batch in order.split(state.config.batch_size * processes()):
         set_learning_rate(state, total_steps)
@@ -277,6 +299,31 @@ def _check_finite(state, first, last, checkpoint_folder):
             f"training left the finite numbers at step {step}: {values}; "
             f"last good checkpoint: {kept or 'none was saved'}"
         )
+
+
+def _check_batch(state, **tensors):
+    """Raise unless a step can be made of them. Their names say what they must be."""
+    check_type("state", state, TrainingState, types.SimpleNamespace)  # or an engine's stand-in
+    for name, tensor in tensors.items():
+        if name.endswith("labels"):
+            check_tensor(name, tensor, torch.int64, "N")
+        elif name == "z":
+            check_tensor(name, tensor, "float", "N", state.config.latent_dim)
+        else:
+            check_tensor(name, tensor, "float", "N", *state.config.image_shape)
+
+
+def _check_indices(state, data, **indices):
+    """Raise unless a batch can be drawn from the data at these indices."""
+    _check_batch(state)
+    check_type("data", data, LabelledImages)
+    for name, numbers in indices.items():
+        check_tensor(name, numbers, torch.int64, "N")
+        if numbers.device.type != "cpu":
+            continue  # a GPU would have to be waited for, and checks this itself
+        low, high = numbers.aminmax()
+        if low < 0 or high >= len(data):
+            raise ValueError(f"{name} must lie in 0..{len(data) - 1}; got {low}..{high}")
 
 
 def _check_arguments(config, data, engine, seed, step, max_steps, callback):

@@ -77,7 +77,7 @@ FAULTS = {
         ("kind = state.penalized", "kind = False"),
         ("copy.deepcopy(state)  # tracing", "state  # tracing"),
         ("average_weight=weight,\n            generator", "generator"),
-        ("optimizer, rate)", "optimizer, 2 * rate)"),
+        ("self.adam, self.rate = adam, rate", "self.adam, self.rate = adam, 2 * rate"),
         ("mean / ((square", "mean / ((1 * p.grad**2"),
         ("1 - beta1**steps", "1"),
         ("1 - beta2**steps", "1"),
