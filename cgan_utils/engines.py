@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 ENGINES = ("auto", "eager", "compiled", "graph")
 
-# The length of a run, in steps, from which a program saves more time than making it costs: some
-# 20 seconds of a C++ compiler to save a third of each step; under a second of capture.
-COMPILING_PAYS = 15_000
+# The length of a run, in steps, from which a program saves more time than making it costs: on the
+# CPU of results/speed.json, 15 seconds of a C++ compiler to save 2.7 ms of each step, which pays
+# from 5,700 steps on. Some more, for slower compilers; under a second for a capture.
+COMPILING_PAYS = 8_000
 CAPTURING_PAYS = 200
 
 

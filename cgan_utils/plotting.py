@@ -9,6 +9,7 @@ import math
 import textwrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -36,11 +37,19 @@ def show(figure, alt, colours=256):
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
-    Image.open(full).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE).save(
-        small, format="png", optimize=True
-    )
+    quantized = Image.open(full).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
+    quantized.putpalette(_grey_stays_grey(quantized.getpalette()))
+    quantized.save(small, format="png", optimize=True)
     bundle = {"image/png": small.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def _grey_stays_grey(palette):
+    """A palette's red, green, blue, red, ...: what is nearly grey becomes so, without a tint."""
+    colours = np.array(palette).reshape(-1, 3)
+    tinted = np.ptp(colours, axis=1) < 40
+    colours[tinted] = colours[tinted].mean(axis=1, keepdims=True)
+    return colours.flatten().tolist()
 
 
 def show_source(*objects):

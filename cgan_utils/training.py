@@ -64,12 +64,8 @@ def gradient_penalty(real_logits, images):
     past the real images; a flat one lets it come to rest there. Logits (N,), computed from images
     (N, C, H, W) that require a gradient -> scalar, itself differentiable.
     """
-    check_tensor("real_logits", real_logits, "float", "N")
-    check_type("images", images, torch.Tensor)
-    try:
-        (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
-    except RuntimeError as error:
-        raise ValueError(f"real_logits must be computed from images: {error}") from error
+    _check_slope(real_logits, images)
+    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -311,6 +307,13 @@ def _check_batch(state, **tensors):
             check_tensor(name, tensor, "float", "N", state.config.latent_dim)
         else:
             check_tensor(name, tensor, "float", "N", *state.config.image_shape)
+
+
+def _check_slope(real_logits, images):
+    check_tensor("real_logits", real_logits, "float", "N")
+    check_type("images", images, torch.Tensor)
+    if not (images.requires_grad and real_logits.requires_grad):
+        raise ValueError("images must require a gradient, and real_logits be computed from them")
 
 
 def _check_indices(state, data, **indices):
