@@ -57,6 +57,9 @@ FAULTS = {
         ("    if state.config.ema_decay > 0:\n        update_average(state)\n", ""),
         ("1 - state.step / total_steps", "state.step / total_steps"),
         ("config.class_norm and len(data) % config.batch_size == 1", "False"),
+        ("if low < 0 or high >= len(data):", "if low < 0 or high > len(data):"),
+        ("if not (images.requires_grad and", "if not (True or"),
+        ("_check_batch(state, fake=fake, fake_labels=fake_labels)", "pass"),
     ],
     "models": [
         ("torch.cat([z, embedded], dim=1)", "torch.cat([z, embedded * 0], dim=1)"),
@@ -72,6 +75,8 @@ FAULTS = {
         ("h = torch.cat([h, fine_detail(images)", "h = torch.cat([h, 0 * fine_detail(images)"),
         ("nn.Linear(config.hidden_dim, 1)", "nn.Linear(config.hidden_dim, 1, bias=False)"),
         (".squeeze(1)", ""),
+        ("except IndexError:", "except ZeroDivisionError:"),
+        ("torch.int64, count)", 'torch.int64, "N")'),
     ],
     "engines": [
         ("kind = state.penalized", "kind = False"),
@@ -121,6 +126,8 @@ FAULTS = {
         ("            os.fsync(file.fileno())\n", ""),
         ("        temporary.unlink(missing_ok=True)", "        pass"),
         ("if value < minimum:", "if value < minimum - 1:"),
+        ("or value.numel() == 0 or", "or"),
+        ("any(due != n for due, n in fixed)", "False"),
         ("if not self.learning_rate > 0:", "if False:"),
         ("if not 0 <= value < math.inf:", "if not value < math.inf:"),
         ("(*self.betas, self.ema_decay)", "self.betas"),
@@ -154,7 +161,12 @@ FAULTS = {
 }  # fmt: skip
 
 # Where a module's tests live besides its own file: what training draws is seen by training's.
-ALSO = {"checkpoints": ["training"], "config": ["checkpoints", "data"], "models": ["training"]}
+ALSO = {
+    "checkpoints": ["training"],
+    "config": ["bad_input", "checkpoints", "data"],
+    "models": ["bad_input", "training"],
+    "training": ["bad_input"],
+}
 
 
 def survives(module, old, new):

@@ -114,6 +114,8 @@ def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
         ({"labels": [True]}, TypeError),
         ({"labels": torch.tensor([0.0])}, TypeError),
         ({"labels": torch.tensor([[0]])}, ValueError),
+        ({"labels": torch.tensor([3, 10])}, ValueError),
+        ({"labels": torch.tensor([3, -1])}, ValueError),
         ({"labels": np.array([1.0])}, TypeError),
         ({"labels": None}, TypeError),
         ({"seed": -1}, ValueError),
@@ -124,6 +126,7 @@ def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
         ({"batch_size": 0}, ValueError),
     ],
 )
-def test_bad_arguments_are_named(change, error, generator):
+def test_bad_arguments_are_named(change, error, generator, monkeypatch):
+    monkeypatch.delattr(cg.Generator, "forward")  # refused before anything is drawn
     with pytest.raises(error, match=next(iter(change))):
         cg.sample(**({"generator": generator, "labels": [0]} | change))
