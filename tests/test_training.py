@@ -474,7 +474,7 @@ def test_resuming_another_recipe_is_refused(tiny_config, tiny_data, tmp_path):
 
 def test_resuming_with_fewer_images_is_refused(tiny_config, tiny_data, tmp_path):
     path = cg.save_checkpoint(tmp_path / "x.pt", quiet_train(tiny_config, tiny_data, max_steps=6))
-    with pytest.raises(ValueError, match="resume_from: .* 6 steps are 1 epochs there, .* 2 steps"):
+    with pytest.raises(ValueError, match=r"resume_from: .* 6 steps are 1 epochs there, .* 2 steps"):
         quiet_train(tiny_config, tiny_data[:24], resume_from=path)
 
 
