@@ -197,8 +197,13 @@ def data_folder():
 
 
 def runs_folder():
-    """Where checkpoints and pictures go: CGAN_RUNS_DIR if set, else runs/ beside the README."""
-    return Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
+    """Where checkpoints and pictures go: CGAN_RUNS_DIR if set, else runs/ beside the README.
+
+    It is made if it is not there yet.
+    """
+    folder = Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def write_atomically(path, write):

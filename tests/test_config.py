@@ -87,6 +87,7 @@ def test_folders_lie_beside_the_readme_wherever_one_is(monkeypatch, tmp_path):
     monkeypatch.setenv("CGAN_DATA_DIR", str(tmp_path / "d"))
     monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path / "r"))
     assert (cg.data_folder(), cg.runs_folder()) == (tmp_path / "d", tmp_path / "r")
+    assert (tmp_path / "r").is_dir()  # ready for a picture
 
 
 def test_choose_device(monkeypatch):
