@@ -22,6 +22,8 @@ FASHION_MNIST_CLASSES = (
     "Ankle boot",
 )
 
+MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")  # what a training step returns, in this order
+
 
 @dataclasses.dataclass(frozen=True)
 class CGANConfig:

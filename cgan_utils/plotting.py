@@ -16,12 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.utils import make_grid
 
-from .config import check_count, check_tensor
+from .config import MEASURES, check_count, check_tensor
 
 # Two colours that stay apart for colour-blind readers (Okabe & Ito 2008): G warm, D cool.
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
-
-MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")  # the columns of a run's measures
 
 
 def show(figure, alt, colours=256):

@@ -22,6 +22,7 @@ from .checkpoints import (
     save_rolling,
 )
 from .config import (
+    MEASURES,
     CGANConfig,
     check_count,
     check_tensor,
@@ -31,8 +32,6 @@ from .config import (
 )
 from .data import LabelledImages, normalize
 from .engines import ENGINES, make_engine, processes
-
-MEASURES = ("loss_d", "loss_g", "d_real", "d_fake")
 
 
 def discriminator_loss(real_logits, fake_logits):
@@ -140,7 +139,7 @@ def draw_batch(state, data, batch):
 
     Returns images float (N, C, H, W) in [-1, 1], labels, z (N, latent_dim) and fake_labels.
     """
-    _check_indices(state, data, batch=batch)
+    _check_indices("batch", batch, state, data)
     config = state.config
     count = len(batch)  # the last batch may be short
     z = torch.randn(count, config.latent_dim, generator=state.noise, device=state.device)
@@ -156,7 +155,7 @@ def train_epoch(state, data, order, bar, engine):
 
     engine(state, data, batch): runs `training_step` on what `draw_batch` gives.
     """
-    _check_indices(state, data, order=order)
+    _check_indices("order", order, state, data)
     total_steps = state.config.epochs * steps_per_epoch(state.config, data)
     for batch in order.split(state.config.batch_size * processes()):
         set_learning_rate(state, total_steps)
@@ -316,15 +315,13 @@ def _check_slope(real_logits, images):
         raise ValueError("images must require a gradient, and real_logits be computed from them")
 
 
-def _check_indices(state, data, **indices):
+def _check_indices(name, indices, state, data):
     """Raise unless a batch can be drawn from the data at these indices."""
     _check_batch(state)
     check_type("data", data, LabelledImages)
-    for name, numbers in indices.items():
-        check_tensor(name, numbers, torch.int64, "N")
-        if numbers.device.type != "cpu":
-            continue  # a GPU would have to be waited for, and checks this itself
-        low, high = numbers.aminmax()
+    check_tensor(name, indices, torch.int64, "N")
+    if indices.device.type == "cpu":  # a GPU would have to be waited for, and checks this itself
+        low, high = indices.aminmax()
         if low < 0 or high >= len(data):
             raise ValueError(f"{name} must lie in 0..{len(data) - 1}; got {low}..{high}")
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 import cgan_utils as cg
 
 CONFIG = cg.CGANConfig.original()
-GENERATOR = cg.TrainingState.create(CONFIG).generator
+STATE = cg.TrainingState.create(CONFIG)
+GENERATOR = STATE.generator
 IMAGES = torch.zeros(10, 1, 28, 28) - 1
 LABELS = torch.arange(10)
 HISTORY = {"loss_d": [1.0], "loss_g": [1.0], "d_real": [0.5], "d_fake": [0.5]}
 RUN = {"title": "a", "measures": torch.zeros(9, 4), "images": IMAGES, "classes": ["a", "b"]}
 JUDGED = {"judge": None, "images": IMAGES.repeat(2, 1, 1, 1), "labels": LABELS.repeat(2)}
 
-STATE = cg.TrainingState.create(CONFIG)
 DATA = cg.LabelledImages(IMAGES.byte(), LABELS, CONFIG.classes)
 LOGITS = torch.zeros(10)
 BATCH = {"state": STATE, "images": IMAGES, "labels": LABELS, "fake_labels": LABELS}

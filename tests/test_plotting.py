@@ -154,6 +154,6 @@ def test_show_carries_the_picture_and_its_alternative_text(displayed):
 def test_show_source_is_the_package_source(displayed):
     cg.show_source(cg.Generator.forward, cg.generator_loss)
     ((data, _),) = displayed
-    assert data["text/plain"].startswith("def forward(self, z, labels):\n    ")
+    assert data["text/plain"].startswith("def forward(self, z, labels):\n    check_tensor(")
     assert inspect.getsource(cg.generator_loss).rstrip() in data["text/plain"]
     assert data["text/markdown"] == f"```python\n{data['text/plain']}\n```"

@@ -35,11 +35,9 @@ CONFIG = cg.CGANConfig.original()
 
 
 def layers(config):
-    """(inputs, outputs) of each weight matrix of the original recipe's G and of its D."""
-    hidden, image = config.hidden_dim, config.image_size
-    between = [(hidden, hidden)] * (config.hidden_layers - 1)
-    g = [(config.latent_dim + config.embedding_dim, hidden), *between, (hidden, image)]
-    return g, [(image + config.embedding_dim, hidden), *between, (hidden, 1)]
+    """(inputs, outputs) of each weight matrix of G and of D."""
+    networks = cg.Generator(config), cg.Discriminator(config)
+    return [[layer.weight.shape[::-1] for layer in (*n.hidden, n.output)] for n in networks]
 
 
 def products_of_a_step(config):
