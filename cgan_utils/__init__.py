@@ -17,7 +17,14 @@ from .evaluation import (
     judge_images,
 )
 from .judge import load_judge, train_classifier
-from .models import ClassNorm, Discriminator, Generator, fine_detail
+from .models import (
+    ClassNorm,
+    Discriminator,
+    Generator,
+    edge_histogram,
+    fine_detail,
+    neighbour_differences,
+)
 from .plotting import (
     COLOUR_D,
     COLOUR_G,
@@ -64,6 +71,7 @@ __all__ = [
     "discriminator_step",
     "draw_batch",
     "draw_latent",
+    "edge_histogram",
     "evaluate",
     "fine_detail",
     "format_report",
@@ -76,6 +84,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_judge",
     "load_pretrained",
+    "neighbour_differences",
     "newest_checkpoint",
     "normalize",
     "plot_atlas",

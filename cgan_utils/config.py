@@ -51,7 +51,7 @@ class CGANConfig:
     projection: bool = False  # the label enters D through an inner product instead of its input
     gradient_penalty: float = 0.0  # R1's gamma
     class_norm: bool = False  # class-conditional batch norm in G
-    fine_detail: bool = False  # D also sees what a half-size copy of the image loses
+    fine_detail: bool = False  # D also sees how pixels differ from their neighbours
     truncation: float = 1.0  # standard deviation of z in `sample`; it is 1 in training
 
     @classmethod
@@ -67,14 +67,14 @@ class CGANConfig:
             latent_dim=32,
             hidden_dim=512,
             hidden_layers=3,
-            epochs=22,
+            epochs=26,
             batch_size=64,
             learning_rate=1e-3,
             betas=(0.0, 0.99),
             learning_rate_decay=True,
             ema_decay=0.999,
             projection=True,
-            gradient_penalty=0.5,
+            gradient_penalty=4.0,
             class_norm=True,
             fine_detail=True,
             truncation=0.93,

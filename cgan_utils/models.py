@@ -82,7 +82,9 @@ class Discriminator(nn.Module):
         super().__init__()
         check_type("config", config, CGANConfig)
         self.config = config
-        inputs = config.image_size * (2 if config.fine_detail else 1)
+        inputs = config.image_size
+        if config.fine_detail:
+            inputs += fine_detail(torch.zeros(1, *config.image_shape)).shape[1]
         if config.projection:
             self.embedding = nn.Embedding(config.num_classes, config.hidden_dim)
             nn.init.normal_(self.embedding.weight, std=config.hidden_dim**-0.5)
@@ -97,7 +99,7 @@ class Discriminator(nn.Module):
         embedded = look_up(labels, self.embedding, len(images))
         h = images.flatten(1)
         if self.config.fine_detail:
-            h = torch.cat([h, fine_detail(images).flatten(1)], dim=1)
+            h = torch.cat([h, fine_detail(images)], dim=1)
         if not self.config.projection:
             h = torch.cat([h, embedded], dim=1)
         for layer in self.hidden:
@@ -109,15 +111,38 @@ class Discriminator(nn.Module):
 
 
 def fine_detail(images):
-    """What an image loses when it is halved in size and enlarged again, doubled to be seen.
+    """What an MLP, which does not know which pixels are neighbours, is slow to see in them.
 
-    Images float (N, C, H, W) -> float, the same shape. Blur and texture differ here, where the
-    pixels themselves nearly agree: an MLP, which has no notion of neighbours, finds this slowly.
+    Images float (N, C, H, W) -> float (N, F): the differences and the edge histogram of each image
+    in one row, 28 x 28 pixels giving F = 2 x 784 + 4 x 49 numbers.
+    """
+    differences = neighbour_differences(images)
+    return torch.cat([differences.flatten(1), edge_histogram(differences).flatten(1)], dim=1)
+
+
+def neighbour_differences(images):
+    """How much each pixel differs from the next one below and the next to its right, times ten.
+
+    Images float (N, C, H, W) -> float (N, 2 C, H, W): first all differences downwards, 0 in the
+    last row, then all to the right, 0 in the last column. Ten times, because they are small.
     """
     check_tensor("images", images, "float", "N", "C", "H", "W")
-    halved = F.avg_pool2d(images, 2, ceil_mode=True)
-    enlarged = F.interpolate(halved, size=images.shape[2:], mode="bilinear")
-    return 2 * (images - enlarged)
+    down = images.diff(dim=2, append=images[:, :, -1:])
+    right = images.diff(dim=3, append=images[:, :, :, -1:])
+    return 10 * torch.cat([down, right], dim=1)
+
+
+def edge_histogram(differences):
+    """How strong the differences of each direction are in each cell of 4 x 4 pixels, times three.
+
+    Float (N, C, H, W) -> float (N, 2 C, H / 4, W / 4), rounded up: first the mean of what is above
+    0 in each cell, then of what is below, as a positive number. A histogram of oriented gradients
+    with four directions: Dalal & Triggs 2005, "Histograms of oriented gradients for human
+    detection", section 6. It tells how rough the cloth is there, whatever the pattern.
+    """
+    check_tensor("differences", differences, "float", "N", "C", "H", "W")
+    rises_and_falls = torch.cat([differences.relu(), (-differences).relu()], dim=1)
+    return 3 * F.avg_pool2d(rises_and_falls, 4, ceil_mode=True)
 
 
 def look_up(labels, embedding, count):

@@ -1,5 +1,7 @@
 """The networks against sizes counted by hand and layers applied by hand."""
 
+import itertools
+
 import torch
 
 import cgan_utils as cg
@@ -106,7 +108,7 @@ def test_tuned_layer_sizes_counted_by_hand():
         [10 * 32, (32 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
     )
     assert sizes(cg.Discriminator(TUNED)) == sorted(
-        [10 * 512, 2 * 784 * 512, *hidden, *[512] * 3, 512, 1]
+        [10 * 512, (3 * 784 + 4 * 49) * 512, *hidden, *[512] * 3, 512, 1]
     )
 
 
@@ -154,35 +156,52 @@ def test_projection_by_hand():
     torch.testing.assert_close(discriminator(images, labels), torch.stack(expected))
 
 
-def test_fine_detail_by_hand():
-    image = torch.randn(1, 1, 4, 6)
-    half = image.reshape(2, 2, 3, 2).mean(dim=(1, 3))
-
-    def enlarge(n):  # linear, between the centres of the large pixels, level beyond the last
-        position = ((torch.arange(2 * n) + 0.5) / 2 - 0.5).clamp(0, n - 1)
-        return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0)
-
-    expected = 2 * (image[0, 0] - enlarge(2) @ half @ enlarge(3).T)
-    torch.testing.assert_close(cg.fine_detail(image)[0, 0], expected)
-
-
-def test_fine_detail_keeps_a_checkerboard_and_drops_a_level():
-    checkers = (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28))
-    images = torch.stack([checkers, torch.full((28, 28), 0.3)])[:, None]
-    expected = torch.stack([2 * checkers, torch.zeros(28, 28)])[:, None]
-    torch.testing.assert_close(cg.fine_detail(images), expected, atol=1e-6, rtol=0)
+def test_neighbour_differences_by_hand():
+    images = torch.randn(2, 3, 4, 5)
+    expected = torch.zeros(2, 6, 4, 5)
+    for n, c, y, x in itertools.product(range(2), range(3), range(4), range(5)):
+        here = images[n, c, y, x]
+        if y < 3:
+            expected[n, c, y, x] = 10 * (images[n, c, y + 1, x] - here)
+        if x < 4:
+            expected[n, 3 + c, y, x] = 10 * (images[n, c, y, x + 1] - here)
+    torch.testing.assert_close(cg.neighbour_differences(images), expected)
 
 
-def test_fine_detail_reaches_the_discriminator():
-    """What a half-size copy cannot show must still change the verdict through those inputs."""
-    discriminator = cg.Discriminator(TUNED)
-    discriminator.hidden[0].weight.data[:, :784] = 0  # blind to the pixels themselves
-    checkers = (-1.0) ** (torch.arange(28)[:, None] + torch.arange(28)).expand(1, 1, 28, 28)
-    label = torch.tensor([4])
-    level = torch.full((1, 1, 28, 28), 0.3)
-    same = discriminator(level, label), discriminator(level * 2, label)
-    torch.testing.assert_close(*same, atol=1e-5, rtol=0)
-    assert (discriminator(checkers, label) - same[0]).abs() > 1e-2
+def test_edge_histogram_by_hand():
+    differences = torch.randn(2, 2, 8, 6)  # 6: the last cells are two pixels wide
+    expected = torch.zeros(2, 4, 2, 2)
+    for n, c, y, x in itertools.product(range(2), range(2), range(2), range(2)):
+        cell = differences[n, c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        expected[n, c, y, x] = 3 * cell[cell > 0].sum() / cell.numel()
+        expected[n, 2 + c, y, x] = -3 * cell[cell < 0].sum() / cell.numel()
+    torch.testing.assert_close(cg.edge_histogram(differences), expected)
+
+
+def test_the_discriminator_sees_pixels_then_differences_then_edges():
+    """With the other columns of its first layer at zero, D is blind to the rest."""
+
+    def edge(column):
+        image = torch.full((1, 1, 28, 28), 0.3)
+        image[..., column + 1 :] = 0.5
+        return image
+
+    flat, brighter = edge(27), edge(27) + 0.1
+    at_13, at_14, at_17 = edge(13), edge(14), edge(17)  # the first two in the same cell
+
+    def equal(columns, one, other):
+        discriminator = randomized(cg.Discriminator(TUNED))
+        seen = torch.zeros(784 * 3 + 4 * 49)
+        seen[columns] = 1
+        discriminator.hidden[0].weight.data *= seen
+        verdicts = [discriminator(image, torch.tensor([4])) for image in (one, other)]
+        return torch.isclose(*verdicts, rtol=1e-4, atol=1e-3).item()
+
+    pixels, differences, edges = slice(784), slice(784, 3 * 784), slice(3 * 784, None)
+    assert not equal(pixels, flat, brighter)
+    assert equal(differences, flat, brighter) and equal(edges, flat, brighter)
+    assert not equal(differences, at_13, at_14)
+    assert equal(edges, at_13, at_14) and not equal(edges, at_13, at_17)
 
 
 def test_tuned_on_other_image_shapes():

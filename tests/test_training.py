@@ -193,7 +193,7 @@ def test_tuned_steps_equal_the_algorithm_written_out(tuned_config, batch):
                 torch.autograd.grad(d(real, labels)[i], real, create_graph=True)[0].square().sum()
                 for i in range(16)
             ]
-            penalty = 8 * 0.5 / 2 * sum(squares) / 16
+            penalty = 8 * 4.0 / 2 * sum(squares) / 16
         opt_d.zero_grad()
         (loss_d + penalty).backward()
         opt_d.step()
