@@ -76,8 +76,9 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     """
     _check_batch(state, images=images, labels=labels, fake=fake, fake_labels=fake_labels)
     images = images.detach().requires_grad_(state.penalized)
-    real_logits = state.discriminator(images, labels)
-    fake_logits = state.discriminator(fake.detach(), fake_labels)  # this step must not teach G
+    both = torch.cat([images, fake.detach()])  # this step must not teach G
+    logits = state.discriminator(both, torch.cat([labels, fake_labels]))
+    real_logits, fake_logits = logits.chunk(2)
     loss = discriminator_loss(real_logits, fake_logits)
     penalty = 0
     if state.penalized:  # seldom, and then with so much more weight
@@ -201,8 +202,8 @@ def train(
     data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
     device: "auto" (CUDA if there is one, else CPU) or a torch device.
     engine: how the step is run; the results agree to the last digits. "eager": as it stands;
-        "compiled": as one C++ program, on the CPU; "graph": as a CUDA graph; "auto": the fastest
-        for this device and length of run.
+        "compiled": as one flat program, on the CPU; "graph": as a CUDA graph; "auto": the fastest
+        for this device and length of run, and "eager" for a step of your own.
     step: what to do with each batch: `training_step`, or a function of your own in its place.
     max_steps: stop once this many updates of each network were made in all.
     callback: called with the state after each epoch.
@@ -231,6 +232,8 @@ def train(
     if max_steps is not None:
         last_step = min(last_step, max_steps)
 
+    if step is not None and engine == "auto":
+        engine = "eager"  # it may do something else each time; the others record it once
     run_step = make_engine(engine, device, last_step, draw_batch, step or training_step)
     batch_size = config.batch_size * processes()
 

@@ -11,6 +11,8 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import cgan_utils as cg
 from cgan_utils import engines
@@ -27,14 +29,6 @@ def recipe(request, tiny_config):
     return full.replace(
         batch_size=16, epochs=13, **{name: getattr(tiny_config, name) for name in sizes}
     )
-
-
-@pytest.fixture
-def untranslated(monkeypatch):
-    """The recorded program run as it is, without the minutes that a C++ compiler takes."""
-    import torch._inductor
-
-    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
 
 
 def train(config, data, engine, device="cpu", **kwargs):
@@ -110,17 +104,6 @@ def test_eager_equals_the_plain_loop(recipe, tiny_data, device):
 
 
 def test_compiled_equals_the_plain_loop(recipe, tiny_data):
-    expected = plain_loop(recipe, tiny_data, 50)
-    assert_close(train(recipe, tiny_data, "compiled", max_steps=50), expected)
-
-
-@needs_cuda
-def test_graph_equals_the_plain_loop(recipe, tiny_data):
-    expected = plain_loop(recipe, tiny_data, 50, "cuda")
-    assert_close(train(recipe, tiny_data, "graph", "cuda", max_steps=50), expected)
-
-
-def test_the_recorded_program_equals_the_plain_loop(recipe, tiny_data, untranslated):
     state = train(recipe, tiny_data, "compiled", max_steps=50)
     assert_close(state, plain_loop(recipe, tiny_data, 50))
     eager = train(recipe, tiny_data, "eager", max_steps=50)
@@ -134,7 +117,13 @@ def test_the_recorded_program_equals_the_plain_loop(recipe, tiny_data, untransla
     )
 
 
-def test_one_program_for_each_kind_of_step(recipe, tiny_data, untranslated, monkeypatch):
+@needs_cuda
+def test_graph_equals_the_plain_loop(recipe, tiny_data):
+    expected = plain_loop(recipe, tiny_data, 50, "cuda")
+    assert_close(train(recipe, tiny_data, "graph", "cuda", max_steps=50), expected)
+
+
+def test_one_program_for_each_kind_of_step(recipe, tiny_data, monkeypatch):
     recorded, record = [], engines.Compiled.record
 
     def counting(self, state, data, batch):
@@ -147,9 +136,7 @@ def test_one_program_for_each_kind_of_step(recipe, tiny_data, untranslated, monk
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
-def test_resuming_a_compiled_run_gives_the_same_bits(
-    recipe, stop, tiny_data, untranslated, tmp_path
-):
+def test_resuming_a_compiled_run_gives_the_same_bits(recipe, stop, tiny_data, tmp_path):
     whole = train(recipe, tiny_data, "compiled", max_steps=14)
     part = train(recipe, tiny_data, "compiled", max_steps=stop)
     path = cg.save_checkpoint(tmp_path / "part.pt", part)
@@ -183,12 +170,12 @@ def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
         chosen("compiled", "cuda", 1)
 
 
-def test_without_a_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
-    from torch._inductor import config
+def test_where_recording_fails_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
+    def unsupported(graph):
+        raise NotImplementedError("not on this platform")
 
-    monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/c++",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.raises(RuntimeError, match="'compiled' does not work here"):
+    monkeypatch.setattr(engines, "simplify", unsupported)
+    with pytest.raises(RuntimeError, match="'compiled' does not work here: not on this platform"):
         train(tiny_config, tiny_data, "compiled")
     monkeypatch.setattr(engines, "COMPILING_PAYS", 8)
     with warnings.catch_warnings(record=True) as said:
@@ -197,6 +184,93 @@ def test_without_a_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data
     assert ["slower" in str(w.message) for w in said] == [True]
     for a, b in zip(tensors(state), tensors(train(tiny_config, tiny_data, "eager")), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_step_of_ones_own_is_recorded_only_on_request(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(engines, "COMPILING_PAYS", 1)
+    taken = []
+
+    def counting_step(*arguments):
+        taken.append(1)
+        return cg.training_step(*arguments)
+
+    train(tiny_config, tiny_data, "auto", step=counting_step)
+    assert len(taken) == 8  # each of two epochs of three whole batches and a short one
+    train(tiny_config, tiny_data, "compiled", step=counting_step)
+    assert len(taken) == 8 + 1 + 2  # recorded once; the short batches run as they stand
+
+
+# -- the program
+
+
+def simplified(function, *inputs):
+    program = make_fx(function)(*inputs)
+    engines.simplify(program.graph)
+    program.recompile()
+    torch.testing.assert_close(program(*inputs), function(*inputs), atol=1e-5, rtol=1e-4)
+    return program, [str(node.target) for node in program.graph.nodes]
+
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b, c: a @ b,
+        lambda a, b, c: b.t() @ a.t(),
+        lambda a, b, c: torch.addmm(c, a, b),
+        lambda a, b, c: nn.functional.linear(a, b.t(), c),
+        lambda a, b, c: (a @ b)[:2],
+        lambda a, b, c: (a @ b)[:, :6],  # of which more than half is read
+        lambda a, b, c: torch.cat((a @ b).tensor_split((3,), dim=1)[::-1], dim=1),  # all of it
+    ],
+)
+def test_products_go_to_onednn(product):
+    inputs = torch.randn(5, 7), torch.randn(7, 8), torch.randn(8)
+    _, calls = simplified(product, *inputs)
+    assert "mkldnn._linear_pointwise.default" in calls
+    assert "aten.mm.default" not in calls and "aten.addmm.default" not in calls
+
+
+def test_products_of_matrices_with_gaps_stay():
+    """oneDNN takes two thousand times as long for these."""
+    _, calls = simplified(lambda a, b: a @ b[:, :4], torch.randn(5, 7), torch.randn(7, 8))
+    assert "aten.mm.default" in calls
+
+
+def test_products_of_float64_stay():
+    _, calls = simplified(torch.matmul, torch.randn(5, 7).double(), torch.randn(7, 8).double())
+    assert "aten.mm.default" in calls
+
+
+@pytest.mark.parametrize("columns", [slice(5, 8), slice(0, 2)])
+def test_columns_that_nobody_reads_are_not_computed(columns):
+    inputs = torch.randn(5, 7), torch.randn(7, 8)
+    program, _ = simplified(lambda a, b: (a @ b)[:, columns], *inputs)
+    with FlopCounterMode(display=False) as counter:
+        program(*inputs)
+    assert counter.get_total_flops() == 2 * 5 * 7 * (columns.stop - columns.start)
+
+
+def test_an_optimizer_is_itself_again_after_recording():
+    weight = nn.Parameter(torch.ones(1))
+    adam = torch.optim.Adam([weight], 0.5, fused=True)
+    before = copy.deepcopy(adam.state_dict()["param_groups"])
+    with pytest.raises(ZeroDivisionError), engines.rate_from(adam, torch.tensor(2.0), foreach=True):
+        assert adam.param_groups[0]["lr"] == 2 and adam.param_groups[0]["foreach"]
+        weight.grad = torch.ones(1)
+        raise ZeroDivisionError
+    assert adam.state_dict()["param_groups"] == before and weight.grad is None
+
+
+def test_a_recorded_step_has_no_marks_for_the_profiler(tiny_config, tiny_data, monkeypatch):
+    graphs, simplify = [], engines.simplify
+    monkeypatch.setattr(engines, "simplify", lambda graph: (simplify(graph), graphs.append(graph)))
+    train(tiny_config, tiny_data, "compiled", max_steps=1)
+    (graph,) = graphs
+    assert not [node for node in graph.nodes if "profiler" in str(node.target)]
 
 
 # -- several processes

@@ -133,7 +133,8 @@ def test_discriminator_is_given_the_label_the_generator_was_given(state, batch):
     cg.training_step(state, *batch)
     _, labels, _, fake_labels = batch
     assert [torch.equal(y, fake_labels) for y in seen["g"]] == [True]
-    assert equal(seen["d"], [labels, fake_labels, fake_labels])  # real, fake, fake again for G
+    both = torch.cat([labels, fake_labels])  # real and generated images
+    assert equal(seen["d"], [both, fake_labels])  # then the generated ones again, for G
 
 
 # -- what the tuned recipe adds

@@ -1,7 +1,7 @@
 """How fast does each engine train, set against the post's loop and the machine's limit?
 
     python tests/benchmarks/speed.py            all of it, under three minutes on a quiet machine
-    python tests/benchmarks/speed.py --short    a few steps of everything, without compiling
+    python tests/benchmarks/speed.py --short    a few steps of everything
 
 trains the original recipe at batch 32 with the post's loop and with each engine, in turn, so that
 whatever else the machine does hits all of them; then samples. Writes results/speed.json: machine,
@@ -9,6 +9,7 @@ versions, minimum and median of each repeat, and ratios. A ratio compares minima
 interruptions.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import resource
 import statistics
 import time
 import types
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,30 +45,41 @@ def layers(config):
 def products_of_a_step(config):
     """(rows, inner, columns) of every matrix product of one training step.
 
-    Forward, gradient of the weights and of the input: once each for G; for D forward on real, on
-    generated and, for G, on generated images again, whose step needs no gradient of D's weights.
+    Three passes: of a batch through G, of as many real and generated images through D, and of the
+    generated ones again, for G's update, which needs no gradient of D's weights.
     """
     n, (g, d) = config.batch_size, layers(config)
     products = []
-    for network, times, taught in ((g, 1, 1), (d, 3, 2)):
+    for network, rows, taught in ((g, n, True), (d, 2 * n, True), (d, n, False)):
         for inputs, outputs in network:
-            products += [(n, inputs, outputs), (n, outputs, inputs)] * times
-            products += [(outputs, n, inputs)] * taught
+            products += [(rows, inputs, outputs), (rows, outputs, inputs)]  # forward, and back
+            products += [(outputs, rows, inputs)] * taught  # gradient of the weights
     return products
 
 
-def product_seconds(products, repeats):
-    """The machine's limit: these matrix products alone, each at the best speed that was seen."""
-    seconds = {}
-    for rows, inner, columns in set(products):
-        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-        seconds[rows, inner, columns] = min(timed(lambda a=a, b=b: a @ b) for _ in range(repeats))
-    return sum(seconds[shape] for shape in products)
+def product_seconds(products, repeats, device):
+    """The machine's limits: these matrix products alone, each at the best speed that was seen.
+
+    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN.
+    """
+    libraries = {"a @ b": torch.matmul}
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        linear = torch.ops.mkldnn._linear_pointwise
+        libraries["oneDNN"] = lambda a, b: linear(a, b.t(), None, "none", [], "")
+    seconds = dict.fromkeys(libraries, 0)
+    for (rows, inner, columns), count in Counter(products).items():
+        a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
+        for name, multiply in libraries.items():
+            each = min(timed(lambda m=multiply, a=a, b=b: m(a, b)) for _ in range(repeats))
+            seconds[name] += count * each
+    return seconds
 
 
 def timed(function):
     start = time.perf_counter()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -122,17 +135,13 @@ def engine_steps(name, device, data):
             yield
 
 
-def measure_steps(loops, device, steps, repeats):
+def measure_steps(loops, steps, repeats):
     """Milliseconds per step of each loop, `repeats` times `steps` steps, the loops in turn."""
     seconds = {name: [] for name in loops}
     for _ in tqdm(range(repeats), disable=None):
         for name, loop in loops.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                next(loop)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - start) / steps)
+            several = itertools.islice(loop, steps)
+            seconds[name].append(timed(lambda s=several: list(s)) / steps)
     return {
         name: {
             "min_ms": round(min(each) * 1e3, 3),
@@ -169,20 +178,19 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
     """Measure and write the results; --short only looks whether everything runs."""
     if threads is not None:
         torch.set_num_threads(threads)
-    steps, repeats = (2, 2) if short else (5, 60)
+    steps, repeats = (2, 2) if short else (50, 20)
     device = cg.choose_device()
     data = cg.load_fashion_mnist("train")
     fast = "graph" if device.type == "cuda" else "compiled"
-    names = ["eager"] if short else ["eager", fast]
     loops = {
         "post": post_steps(device),
         "one tensor": post_steps(device, one_tensor=True),
         "fused Adam": post_steps(device, one_tensor=True, fused=True),
         "no waiting": post_steps(device, one_tensor=True, fused=True, wait=False),
     }
-    loops |= {name: engine_steps(name, device, data) for name in names}
+    loops |= {name: engine_steps(name, device, data) for name in ("eager", fast)}
     start_seconds = {name: timed(lambda loop=loop: next(loop)) for name, loop in loops.items()}
-    ms = measure_steps(loops, device, steps, repeats)
+    ms = measure_steps(loops, steps, repeats)
 
     epochs = 10
     total_steps = epochs * training.steps_per_epoch(CONFIG, data)
@@ -193,10 +201,11 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
         row["ten_epochs_s"] = round(whole, 1)
         row["times_post_ten_epochs"] = round(ms["post"]["ten_epochs_s"] / whole, 2)
     tries = 20 if short else 300
-    limit_ms = product_seconds(products_of_a_step(CONFIG), tries) * 1e3
+    limits = product_seconds(products_of_a_step(CONFIG), tries, device)
     sizes = (1, 100) if short else (1, 10, 100, 1000, 10_000, 100_000)
     images_per_s = measure_sampling(sizes, 1 if short else 3, device)
-    limit_per_image = product_seconds([(256, *layer) for layer in layers(CONFIG)[0]], tries) / 256
+    products = [(1024, *layer) for layer in layers(CONFIG)[0]]
+    sampling_limits = product_seconds(products, tries, device)
     results = {
         "machine": {
             "cpu": platform.processor() or platform.machine(),
@@ -209,10 +218,11 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
         "steps": steps,
         "repeats": repeats,
         "training": ms,
-        "matrix_products_ms": round(limit_ms, 3),
-        "part_of_limit": {name: round(limit_ms / row["min_ms"], 2) for name, row in ms.items()},
+        "matrix_products_ms": {name: round(each * 1e3, 3) for name, each in limits.items()},
         "sampling_images_per_s": images_per_s,
-        "sampling_limit_images_per_s": round(1 / limit_per_image),
+        "sampling_limit_images_per_s": {
+            name: round(1024 / each) for name, each in sampling_limits.items()
+        },
         "microseconds_per_image": measure_growth(
             data, (600, 1200) if short else (6000, 20_000, 60_000), 1 if short else 2, device
         ),
@@ -229,11 +239,13 @@ def print_table(results):
         print(
             f"{name:10s}{row['min_ms']:9.2f}{row['median_ms']:9.2f}{row['images_per_s']:10,d}"
             f"{row['ten_epochs_s']:9.0f} s{row['times_post_ten_epochs']:8.1f}"
-            f"   {results['part_of_limit'][name]:.0%} of the matrix products' speed"
         )
+    for name, limit in results["matrix_products_ms"].items():
+        print(f"matrix products by {name}: {limit:.2f} ms/step")
     for count, rate in results["sampling_images_per_s"].items():
         print(f"sample {int(count):7,d} images: {rate:9,d} images/s")
-    print(f"limit of the products: {results['sampling_limit_images_per_s']:9,d} images/s")
+    for name, rate in results["sampling_limit_images_per_s"].items():
+        print(f"matrix products by {name}: {rate:,d} images/s")
     for count, cost in results["microseconds_per_image"].items():
         print(f"train on {int(count):6,d} images: {cost} microseconds an image")
     print("peak memory:", results["peak_memory_mb"], "MB")
