@@ -173,7 +173,7 @@ ALSO = {
     "checkpoints": ["training"],
     "config": ["bad_input", "checkpoints", "data"],
     "models": ["bad_input", "training"],
-    "training": ["bad_input"],
+    "training": ["bad_input", "engines"],
 }
 
 
