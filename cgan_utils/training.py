@@ -78,7 +78,7 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     images = images.detach().requires_grad_(state.penalized)
     both = torch.cat([images, fake.detach()])  # this step must not teach G
     logits = state.discriminator(both, torch.cat([labels, fake_labels]))
-    real_logits, fake_logits = logits.chunk(2)
+    real_logits, fake_logits = logits.split([len(images), len(fake)])
     loss = discriminator_loss(real_logits, fake_logits)
     penalty = 0
     if state.penalized:  # seldom, and then with so much more weight

@@ -24,6 +24,7 @@ FAULTS = {
         ("with_logits(fake_logits, torch.ones", "with_logits(-fake_logits, torch.ones"),
         ("torch.cat([images, fake.detach()])", "torch.cat([images, fake])"),
         ("torch.cat([labels, fake_labels])", "torch.cat([fake_labels, labels])"),
+        ("logits.split([len(images), len(fake)])", "logits.chunk(2)"),
         ("if step is not None and engine == \"auto\":", "if False:"),
         ("discriminator(fake, fake_labels))", "discriminator(fake.detach(), fake_labels))"),
         ("loss.backward(inputs=list(state.live_generator.parameters()))", "loss.backward()"),

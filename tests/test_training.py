@@ -126,6 +126,17 @@ def test_training_step_equals_the_algorithm_written_out(state, batch):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+def test_real_and_generated_images_need_not_be_equally_many(state, batch):
+    images, labels, z, fake_labels = batch
+    fake = state.generator(z, fake_labels)[:2]
+    real_logits, fake_logits = (
+        state.discriminator(x, y).detach() for x, y in ((images, labels), (fake, fake_labels[:2]))
+    )
+    loss, *logits = cg.discriminator_step(state, images, labels, fake, fake_labels[:2])
+    torch.testing.assert_close(logits, [real_logits, fake_logits])
+    torch.testing.assert_close(loss, cg.discriminator_loss(real_logits, fake_logits))
+
+
 def test_discriminator_is_given_the_label_the_generator_was_given(state, batch):
     seen = {"g": [], "d": []}
     state.generator.register_forward_pre_hook(lambda _, args: seen["g"].append(args[1]))
