@@ -21,7 +21,8 @@ aten = torch.ops.aten
 ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program saves more time than making it costs: on the
-# CPU of results/speed.json a fifth of a second, to save 0.8 ms of each step.
+# CPU of results/speed.json a fifth of a second, to save 0.8 ms of each step; under a second for a
+# capture.
 COMPILING_PAYS = 500
 CAPTURING_PAYS = 200
 
@@ -101,8 +102,7 @@ class Compiled(Recorded):
 
     def record(self, state, data, batch):
         model = copy.deepcopy(state)  # tracing runs the step once, for real
-        schedule = [torch.tensor(value) for value in schedule_of(state)]
-        rate, weight = schedule
+        rate, weight = schedule = [torch.tensor(value) for value in schedule_of(state)]
         inputs = self.draw(model, data, batch)
         with (
             rate_from(model.generator_optimizer, rate),
@@ -112,8 +112,7 @@ class Compiled(Recorded):
             program = make_fx(lambda *_: self.step(traced, *inputs))(
                 *tensors_of(model), *schedule, *inputs
             )
-        simplify(program.graph)
-        program.recompile()
+        simplify(program)
         tensors = tensors_of(state)
 
         @torch.no_grad()
@@ -240,8 +239,9 @@ def rate_from(optimizer, rate, **options):
         optimizer.zero_grad()  # its gradients lie in the graph's own memory
 
 
-def simplify(graph):
-    """Have a recorded step do the same with less work. In place."""
+def simplify(program):
+    """Have a recorded step, a torch.fx.GraphModule, do the same with less work. In place."""
+    graph = program.graph
     for node in reversed(graph.nodes):
         if str(node.target).startswith("profiler."):  # marks that Adam makes for the profiler
             graph.erase_node(node)
@@ -259,6 +259,7 @@ def simplify(graph):
         for product in products:
             multiply_with_onednn(graph, product)
     graph.eliminate_dead_code()
+    program.recompile()
 
 
 def skip_unread_columns(graph, part):

@@ -171,7 +171,7 @@ def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
 
 
 def test_where_recording_fails_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
-    def unsupported(graph):
+    def unsupported(program):
         raise NotImplementedError("not on this platform")
 
     monkeypatch.setattr(engines, "simplify", unsupported)
@@ -205,8 +205,7 @@ def test_a_step_of_ones_own_is_recorded_only_on_request(tiny_config, tiny_data, 
 
 def simplified(function, *inputs):
     program = make_fx(function)(*inputs)
-    engines.simplify(program.graph)
-    program.recompile()
+    engines.simplify(program)
     torch.testing.assert_close(program(*inputs), function(*inputs), atol=1e-5, rtol=1e-4)
     return program, [str(node.target) for node in program.graph.nodes]
 
@@ -266,11 +265,11 @@ def test_an_optimizer_is_itself_again_after_recording():
 
 
 def test_a_recorded_step_is_rid_of_what_computes_nothing(tiny_config, tiny_data, monkeypatch):
-    graphs, simplify = [], engines.simplify
-    monkeypatch.setattr(engines, "simplify", lambda graph: (simplify(graph), graphs.append(graph)))
+    programs, simplify = [], engines.simplify
+    monkeypatch.setattr(engines, "simplify", lambda p: (simplify(p), programs.append(p)))
     train(tiny_config, tiny_data, "compiled", max_steps=1)
-    (graph,) = graphs
-    called = [str(node.target) for node in graph.nodes]
+    (program,) = programs
+    called = [str(node.target) for node in program.graph.nodes]
     assert not [name for name in called if "profiler" in name or "alias" in name]
 
 
