@@ -26,6 +26,15 @@ ENGINES = ("auto", "eager", "compiled", "graph")
 COMPILING_PAYS = 500
 CAPTURING_PAYS = 200
 
+# From how many multiplications on a product of matrices goes to oneDNN.
+WORTH_STARTING = 1_500_000
+
+ACTIVATIONS = {  # and what oneDNN calls them
+    aten.relu.default: "relu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.tanh.default: "tanh",
+}
+
 
 def make_engine(name, device, steps, draw, step):
     """The engine of this name; "auto" picks by device and by the steps of the whole run.
@@ -115,7 +124,7 @@ class Compiled(Recorded):
         simplify(program)
         tensors = tensors_of(state)
 
-        @torch.no_grad()
+        @torch.inference_mode()
         def run(state, data, batch):
             schedule = [torch.tensor(value) for value in schedule_of(state)]
             return program(*tensors, *schedule, *self.draw(state, data, batch))
@@ -242,12 +251,7 @@ def rate_from(optimizer, rate, **options):
 def simplify(program):
     """Have a recorded step, a torch.fx.GraphModule, do the same with less work. In place."""
     graph = program.graph
-    for node in reversed(graph.nodes):
-        if str(node.target).startswith("profiler."):  # marks that Adam makes for the profiler
-            graph.erase_node(node)
-    for node in graph.nodes:
-        if node.target is aten.alias.default:
-            node.replace_all_uses_with(node.args[0])
+    skip_what_computes_nothing(graph)
     graph.eliminate_dead_code()
     products = [
         node for node in graph.nodes if node.target in (aten.mm.default, aten.addmm.default)
@@ -258,8 +262,21 @@ def simplify(program):
     if torch.backends.mkldnn.is_available():
         for product in products:
             multiply_with_onednn(graph, product)
+    skip_what_computes_nothing(graph)  # some matrices are turned over twice now
     graph.eliminate_dead_code()
     program.recompile()
+
+
+def skip_what_computes_nothing(graph):
+    """Other names for the same tensor, and the marks that Adam makes for the profiler."""
+    for node in reversed(graph.nodes):
+        if str(node.target).startswith("profiler."):
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if node.target is aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+        if node.target is aten.t.default and node.args[0].target is aten.t.default:
+            node.replace_all_uses_with(node.args[0].args[0])
 
 
 def skip_unread_columns(graph, part):
@@ -277,14 +294,34 @@ def multiply_with_onednn(graph, product):
     """oneDNN uses all of a CPU's vector unit; MKL, which PyTorch asks, may not.
 
     Only where the second factor, or its transpose, lies in memory without gaps: others are slow.
-    It has no float64.
+    It has no float64, and needs 10 microseconds to start, in which MKL is done with small ones.
     """
     *bias, a, b = product.args
-    matrix = b.meta["val"]
+    rows, matrix = len(a.meta["val"]), b.meta["val"]
     without_gaps = matrix.is_contiguous() or matrix.t().is_contiguous()
-    if without_gaps and matrix.dtype == torch.float32:
+    large = rows * matrix.numel() >= WORTH_STARTING
+    if without_gaps and large and matrix.dtype == torch.float32:
+        activation = activation_of(product)
+        name, parameters = "none", []
+        if activation is not None:
+            name, parameters = ACTIVATIONS[activation.target], activation.args[1:]
+            activation.replace_all_uses_with(product)
         with graph.inserting_before(product):
             weight = graph.call_function(aten.t.default, (b,))
-            arguments = a, weight, *(bias or [None]), "none", [], ""
+            arguments = a, weight, *(bias or [None]), name, parameters, ""
             onednn = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, arguments)
+        onednn.meta = product.meta
         product.replace_all_uses_with(onednn)
+
+
+def activation_of(product):
+    """What a product goes through, to be computed with it; None if its own value is needed.
+
+    The way back through a leaky ReLU needs only the sign, which its result has too.
+    """
+    activations = [user for user in product.users if user.target in ACTIVATIONS]
+    for user in product.users:
+        needs_the_sign = user.target is aten.leaky_relu_backward.default and user.args[2] >= 0
+        if user not in activations and (not needs_the_sign or user.args[0] is product):
+            return None
+    return activations[0] if len(activations) == 1 else None
