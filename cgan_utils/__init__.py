@@ -18,7 +18,7 @@ from .evaluation import (
 )
 from .judge import load_judge, train_classifier
 from .models import (
-    ClassNorm,
+    ConditionalNorm,
     Discriminator,
     Generator,
     edge_histogram,
@@ -47,6 +47,7 @@ from .training import (
     generator_loss,
     generator_step,
     gradient_penalty,
+    mismatch_loss,
     train,
     train_epoch,
     training_step,
@@ -58,7 +59,7 @@ __all__ = [
     "COLOUR_G",
     "FASHION_MNIST_CLASSES",
     "CGANConfig",
-    "ClassNorm",
+    "ConditionalNorm",
     "Discriminator",
     "Generator",
     "LabelledImages",
@@ -84,6 +85,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_judge",
     "load_pretrained",
+    "mismatch_loss",
     "neighbour_differences",
     "newest_checkpoint",
     "normalize",

@@ -50,9 +50,10 @@ class CGANConfig:
     ema_decay: float = 0.0  # of the moving average of G's weights that is sampled from; 0: none
     projection: bool = False  # the label enters D through an inner product instead of its input
     gradient_penalty: float = 0.0  # R1's gamma
-    class_norm: bool = False  # class-conditional batch norm in G
+    conditional_norm: bool = False  # batch norm in G that z and the label scale and shift
     fine_detail: bool = False  # D also sees how pixels differ from their neighbours
-    truncation: float = 1.0  # standard deviation of z in `sample`; it is 1 in training
+    mismatch_weight: float = 0.0  # of real images with a wrong label, for D to reject; 0: none
+    latent_scale: float = 1.0  # standard deviation of z in `sample`; it is 1 in training
 
     @classmethod
     def original(cls):
@@ -64,10 +65,10 @@ class CGANConfig:
         """The same pair of MLPs, still with BCE and Adam, made good: see notebook 06."""
         return cls(
             embedding_dim=32,
-            latent_dim=32,
+            latent_dim=64,
             hidden_dim=512,
             hidden_layers=3,
-            epochs=26,
+            epochs=36,
             batch_size=64,
             learning_rate=1e-3,
             betas=(0.0, 0.99),
@@ -75,9 +76,10 @@ class CGANConfig:
             ema_decay=0.999,
             projection=True,
             gradient_penalty=4.0,
-            class_norm=True,
+            conditional_norm=True,
             fine_detail=True,
-            truncation=0.93,
+            mismatch_weight=1.0,
+            latent_scale=1.1,
         )
 
     def replace(self, **changes):
@@ -132,6 +134,11 @@ class CGANConfig:
         if not all(0 <= beta < 1 for beta in (*self.betas, self.ema_decay)):
             raise ValueError(
                 f"betas and ema_decay must lie in [0, 1); got {self.betas} and {self.ema_decay}"
+            )
+        if self.mismatch_weight > 0 and not (self.projection and self.num_classes > 1):
+            raise ValueError(
+                "mismatch_weight must be 0 without projection or with one class; got "
+                f"{self.mismatch_weight}, projection {self.projection}, {self.num_classes} classes"
             )
 
 

@@ -26,9 +26,10 @@ class Generator(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.num_classes, config.embedding_dim)
         inputs = config.latent_dim + config.embedding_dim
-        self.hidden = _hidden_layers(config, inputs, bias=not config.class_norm)  # it has its own
+        self.hidden = _hidden_layers(config, inputs, bias=not config.conditional_norm)
         self.output = nn.Linear(config.hidden_dim, config.image_size)
-        self.norms = nn.ModuleList(ClassNorm(config) for _ in self.hidden if config.class_norm)
+        norms = (ConditionalNorm(config) for _ in self.hidden if config.conditional_norm)
+        self.norms = nn.ModuleList(norms)  # each has a shift, which is a bias
 
     def forward(self, z, labels):
         check_tensor("z", z, "float", "N", self.config.latent_dim)
@@ -41,32 +42,34 @@ class Generator(nn.Module):
         """
         check_tensor("z", z, "float", "N", self.config.latent_dim)
         check_tensor("embedded", embedded, "float", len(z), self.config.embedding_dim)
-        h = torch.cat([z, embedded], dim=1)
+        h = inputs = torch.cat([z, embedded], dim=1)
         for layer, norm in itertools.zip_longest(self.hidden, self.norms):
-            h = layer(h) if norm is None else norm(layer(h), embedded)
+            h = layer(h) if norm is None else norm(layer(h), inputs)
             h = F.relu(h)
         images = torch.tanh(self.output(h))  # the range of the normalised images, [-1, 1]
         return images.unflatten(1, self.config.image_shape)
 
 
-class ClassNorm(nn.Module):
-    """Class-conditional batch norm: every label has its own scale and shift of each unit.
+class ConditionalNorm(nn.Module):
+    """Batch norm, then a scale and a shift of each unit that follow G's inputs, z and the label.
 
-    De Vries et al. 2017 (arXiv 1707.00683), section 3; scale and shift are made from the one label
-    embedding, as in Brock et al. 2019 (arXiv 1809.11096), section 3, so that a blend of two labels
-    has them too. forward(h, embedded): (N, hidden_dim), (N, embedding_dim) -> (N, hidden_dim).
+    By the label: De Vries et al. 2017 (arXiv 1707.00683), section 3; by z: Chen et al. 2019 (arXiv
+    1810.01365), section 2. Both are made from z and the one label embedding, as in Brock et al.
+    2019 (arXiv 1809.11096), section 3, so that a blend of two labels has them too.
+    forward(h, inputs): (N, hidden_dim), (N, latent_dim + embedding_dim) -> (N, hidden_dim).
     """
 
     def __init__(self, config):
         super().__init__()
         check_type("config", config, CGANConfig)
         self.normalize = nn.BatchNorm1d(config.hidden_dim, affine=False)
-        self.scale_and_shift = nn.Linear(config.embedding_dim, 2 * config.hidden_dim)
+        inputs = config.latent_dim + config.embedding_dim
+        self.scale_and_shift = nn.Linear(inputs, 2 * config.hidden_dim)
         for start in self.scale_and_shift.parameters():  # at first: plain batch norm
             nn.init.zeros_(start)
 
-    def forward(self, h, embedded):
-        scale, shift = self.scale_and_shift(embedded).chunk(2, dim=1)
+    def forward(self, h, inputs):
+        scale, shift = self.scale_and_shift(inputs).chunk(2, dim=1)
         return (1 + scale) * self.normalize(h) + shift
 
 
@@ -76,6 +79,7 @@ class Discriminator(nn.Module):
     forward(images, labels): images float32 (N, *image_shape) in [-1, 1], labels int64 (N,)
     -> logits float32 (N,). `torch.sigmoid(logits)` is the post's probability of being real; the
     losses take the logits because log(sigmoid(x)) in one step stays finite (see `training`).
+    forward(images), with projection only: each image with every label -> (N, num_classes).
     """
 
     def __init__(self, config):
@@ -94,9 +98,10 @@ class Discriminator(nn.Module):
         self.hidden = _hidden_layers(config, inputs)
         self.output = nn.Linear(config.hidden_dim, 1)
 
-    def forward(self, images, labels):
+    def forward(self, images, labels=None):
         check_tensor("images", images, "float", "N", *self.config.image_shape)
-        embedded = look_up(labels, self.embedding, len(images))
+        every_label = labels is None and self.config.projection
+        embedded = None if every_label else look_up(labels, self.embedding, len(images))
         h = images.flatten(1)
         if self.config.fine_detail:
             h = torch.cat([h, fine_detail(images)], dim=1)
@@ -104,10 +109,12 @@ class Discriminator(nn.Module):
             h = torch.cat([h, embedded], dim=1)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)  # a slope below 0 too: G learns only through D
-        logits = self.output(h).squeeze(1)
+        logits = self.output(h)
+        if every_label:
+            return logits + h @ self.embedding.weight.T
         if self.config.projection:  # Miyato & Koyama 2018 (arXiv 1802.05637), equation 3
-            logits = logits + (h * embedded).sum(dim=1)
-        return logits
+            logits = logits + (h * embedded).sum(dim=1, keepdim=True)
+        return logits.squeeze(1)
 
 
 def fine_detail(images):

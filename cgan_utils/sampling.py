@@ -27,8 +27,9 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
 
     labels: one label or a sequence (list, numpy array, int64 tensor) of class numbers or names.
     latent: z float32 (N, latent_dim) to use as it is. Otherwise z is drawn with `seed` and
-        multiplied by the config's truncation, which trades variety for likeness below 1: a form of
-        the truncation trick, Brock et al. 2019 (arXiv 1809.11096), section 3.1.
+        multiplied by the config's latent_scale, which below 1 trades variety for likeness (a form
+        of the truncation trick, Brock et al. 2019, arXiv 1809.11096, section 3.1), and above 1 the
+        other way round.
     batch_size: images made at a time; bounds the memory and does not change the images.
 
     The generator and the global random numbers stay as they were: a copy in eval mode draws.
@@ -38,7 +39,7 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
     config = generator.config
     labels = label_numbers(labels, config.classes)
     if latent is None:
-        latent = config.truncation * draw_latent(len(labels), config.latent_dim, seed)
+        latent = config.latent_scale * draw_latent(len(labels), config.latent_dim, seed)
     elif not isinstance(latent, torch.Tensor) or not latent.is_floating_point():
         raise TypeError(f"latent must be a float tensor; got {latent!r}")
     elif latent.shape != (len(labels), config.latent_dim):
@@ -67,7 +68,7 @@ def class_grid(generator, columns=10, seed=0):
     check_type("generator", generator, Generator)
     check_count("columns", columns)
     config = generator.config
-    latent = config.truncation * draw_latent(columns, config.latent_dim, seed)
+    latent = config.latent_scale * draw_latent(columns, config.latent_dim, seed)
     labels = torch.arange(config.num_classes).repeat_interleave(columns)
     return sample(generator, labels, latent=latent.repeat(config.num_classes, 1))
 

@@ -68,24 +68,46 @@ def gradient_penalty(real_logits, images):
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
+def mismatch_loss(logits, labels):
+    """-log(1 - D(x, y')), averaged over real images x and all labels y' that are not theirs.
+
+    A picture that looks real is no excuse for a wrong label: Reed et al. 2016 (arXiv 1605.05396),
+    section 4.1, who draw one wrong label for each. Logits (N, num_classes), of each image with
+    every label, and its own labels int64 (N,) -> scalar; ln 2 when D only guesses.
+    """
+    check_tensor("logits", logits, "float", "N", "num_classes")
+    check_tensor("labels", labels, torch.int64, len(logits))
+    wrong = torch.ones_like(logits).scatter(1, labels.unsqueeze(1), 0)
+    rejected = F.binary_cross_entropy_with_logits(
+        logits, torch.zeros_like(logits), weight=wrong, reduction="sum"
+    )
+    return rejected / (logits.numel() - len(logits))
+
+
 def discriminator_step(state, images, labels, fake, fake_labels):
     """Update D once: real images towards 1, generated ones towards 0, each with its own label.
 
     images, fake float (N, C, H, W) in [-1, 1]; labels, fake_labels int64 (N,).
-    Returns the loss (without the penalty, if there is one) and both logits (N,), detached.
+    Returns the loss (without what a recipe adds to it) and both logits (N,), detached.
     """
     _check_batch(state, images=images, labels=labels, fake=fake, fake_labels=fake_labels)
+    config, extra = state.config, 0
     images = images.detach().requires_grad_(state.penalized)
     both = torch.cat([images, fake.detach()])  # this step must not teach G
-    logits = state.discriminator(both, torch.cat([labels, fake_labels]))
+    both_labels = torch.cat([labels, fake_labels])
+    if config.mismatch_weight > 0:
+        every_label = state.discriminator(both)
+        logits = every_label.gather(1, both_labels.unsqueeze(1)).squeeze(1)
+        extra += config.mismatch_weight * mismatch_loss(every_label[: len(images)], labels)
+    else:
+        logits = state.discriminator(both, both_labels)
     real_logits, fake_logits = logits.split([len(images), len(fake)])
     loss = discriminator_loss(real_logits, fake_logits)
-    penalty = 0
     if state.penalized:  # seldom, and then with so much more weight
-        gamma = state.config.gradient_penalty
-        penalty = PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images)
+        penalty = gradient_penalty(real_logits, images)
+        extra += PENALTY_EVERY * config.gradient_penalty / 2 * penalty
     state.discriminator_optimizer.zero_grad()
-    (loss + penalty).backward()
+    (loss + extra).backward()
     state.discriminator_optimizer.step()
     return loss.detach(), real_logits.detach(), fake_logits.detach()
 
@@ -341,7 +363,7 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback):
                 f"data has {name} {found}, config has {expected}; train with "
                 f"config.replace({name}={found})"
             )
-    if config.class_norm and len(data) % config.batch_size == 1:
+    if config.conditional_norm and len(data) % config.batch_size == 1:
         raise ValueError(
             f"batch_size {config.batch_size} leaves a last batch of one of the {len(data)} images, "
             "which batch norm cannot train on; choose another"

@@ -74,7 +74,11 @@ CASES = [
     (GENERATOR.draw, {"z": Z, "embedded": torch.zeros(10, 9)}, ValueError, "embedded"),
     (STATE.discriminator, {"images": IMAGES.byte(), "labels": LABELS}, TypeError, "images"),
     (STATE.discriminator, {"images": IMAGES, "labels": LABELS - 1}, ValueError, "labels"),
-    (cg.ClassNorm, {"config": {}}, TypeError, "config"),
+    (STATE.discriminator, {"images": IMAGES}, TypeError, "labels"),  # it has no projection
+    (cg.mismatch_loss, {"logits": Z, "labels": LABELS[:3]}, ValueError, "labels"),
+    (cg.mismatch_loss, {"logits": Z[0], "labels": LABELS}, ValueError, "logits"),
+    (cg.mismatch_loss, {"logits": Z.int(), "labels": LABELS}, TypeError, "logits"),
+    (cg.ConditionalNorm, {"config": {}}, TypeError, "config"),
     (cg.fine_detail, {"images": IMAGES.byte()}, TypeError, "images"),
     (cg.fine_detail, {"images": IMAGES[0]}, ValueError, "images"),
     (cg.neighbour_differences, {"images": IMAGES.byte()}, TypeError, "images"),

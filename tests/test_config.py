@@ -19,7 +19,7 @@ def test_original_is_the_posts_recipe():
 def test_tuned_is_the_same_pair_and_the_same_data():
     original, tuned = cg.CGANConfig.original(), cg.CGANConfig.tuned()
     assert (tuned.classes, tuned.image_shape) == (original.classes, original.image_shape)
-    assert tuned.betas[0] == 0 and 0 < tuned.truncation <= 1
+    assert tuned.betas[0] == 0 and tuned.mismatch_weight > 0
 
 
 def test_replace_changes_only_the_copy():
@@ -55,10 +55,12 @@ def test_to_dict_and_back():
         ("gradient_penalty", -1.0, ValueError),
         ("gradient_penalty", math.inf, ValueError),
         ("gradient_penalty", True, TypeError),
-        ("truncation", "all", TypeError),
-        ("truncation", math.nan, ValueError),
+        ("latent_scale", "all", TypeError),
+        ("latent_scale", math.nan, ValueError),
         ("projection", 1, TypeError),
-        ("class_norm", None, TypeError),
+        ("conditional_norm", None, TypeError),
+        ("mismatch_weight", -1.0, ValueError),
+        ("mismatch_weight", 1.0, ValueError),  # without projection
         ("betas", (0.9,), TypeError),
         ("classes", (), ValueError),
         ("classes", ("a", "a"), ValueError),

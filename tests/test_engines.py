@@ -77,6 +77,10 @@ def plain_loop(config, data, steps, device="cpu"):
         fake = g(z, asked)
         logits = d(real, labels)
         loss = bce(logits.sigmoid(), one) + bce(d(fake.detach(), asked).sigmoid(), zero)
+        if config.mismatch_weight:
+            shifted = [d(real, (labels + k) % config.num_classes) for k in (1, 2)]  # of 3 classes
+            wrong = torch.cat(shifted).sigmoid()
+            loss = loss + config.mismatch_weight * bce(wrong, torch.zeros_like(wrong))
         if config.gradient_penalty and step % 8 == 0:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
             loss = loss + 4 * config.gradient_penalty * (slope**2).sum() / len(index)

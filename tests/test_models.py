@@ -102,10 +102,10 @@ def test_tuned_layer_sizes_counted_by_hand():
     def sizes(network):
         return sorted(p.numel() for p in network.parameters())
 
-    norm = [32 * 1024, 1024]  # scale and shift of 512 units, from 32 numbers of the label
+    norm = [96 * 1024, 1024]  # scale and shift of 512 units, from 64 numbers of z and 32 of y
     hidden = [512 * 512] * 2
     assert sizes(cg.Generator(TUNED)) == sorted(
-        [10 * 32, (32 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
+        [10 * 32, (64 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
     )
     assert sizes(cg.Discriminator(TUNED)) == sorted(
         [10 * 512, (3 * 784 + 4 * 49) * 512, *hidden, *[512] * 3, 512, 1]
@@ -119,16 +119,16 @@ def randomized(network, seed=0):
     return network
 
 
-def test_class_norm_by_hand():
-    generator = randomized(cg.Generator(CONFIG.replace(class_norm=True)))
+def test_conditional_norm_by_hand():
+    generator = randomized(cg.Generator(CONFIG.replace(conditional_norm=True)))
     z, labels = torch.randn(50, 100), torch.arange(50) % 10
-    embedded = generator.embedding(labels)
-    h, moments = torch.hstack([z, embedded]), []
+    inputs = torch.hstack([z, generator.embedding(labels)])
+    h, moments = inputs, []
     for layer, norm in zip(generator.hidden, generator.norms, strict=True):
         h = h @ layer.weight.T
         moments.append((h.mean(dim=0), h.var(dim=0)))
         h = (h - h.mean(dim=0)) / (h.var(dim=0, correction=0) + 1e-5).sqrt()
-        table = norm.scale_and_shift(embedded)
+        table = norm.scale_and_shift(inputs)
         h = ((1 + table[:, :256]) * h + table[:, 256:]).clamp(min=0)
     expected = torch.tanh(h @ generator.output.weight.T + generator.output.bias)
     torch.testing.assert_close(generator(z, labels).flatten(1), expected, atol=1e-4, rtol=1e-4)
@@ -137,11 +137,11 @@ def test_class_norm_by_hand():
         torch.testing.assert_close(norm.normalize.running_var, 0.9 + variance / 10)
 
 
-def test_class_norm_starts_as_plain_batch_norm():
+def test_conditional_norm_starts_as_plain_batch_norm():
     norm = cg.Generator(TUNED).norms[0]
     h = torch.randn(40, 512) * 3 + 1
     plain = torch.nn.BatchNorm1d(512)(h)
-    torch.testing.assert_close(norm(h, torch.randn(40, 32)), plain)
+    torch.testing.assert_close(norm(h, torch.randn(40, 96)), plain)
 
 
 def test_projection_by_hand():
@@ -154,6 +154,8 @@ def test_projection_by_hand():
     table, output = discriminator.embedding.weight, discriminator.output
     expected = [output.bias[0] + (output.weight[0] + table[y]) @ h[i] for i, y in enumerate(labels)]
     torch.testing.assert_close(discriminator(images, labels), torch.stack(expected))
+    every_label = torch.stack([discriminator(images, labels * 0 + y) for y in range(10)], dim=1)
+    torch.testing.assert_close(discriminator(images), every_label)
 
 
 def test_neighbour_differences_by_hand():
@@ -207,6 +209,6 @@ def test_the_discriminator_sees_pixels_then_differences_then_edges():
 def test_tuned_on_other_image_shapes():
     config = TUNED.replace(image_shape=(3, 1, 5), classes=("a", "b"))
     labels = torch.tensor([0, 1, 0, 1, 1])
-    images = cg.Generator(config)(torch.randn(5, 32), labels)
+    images = cg.Generator(config)(torch.randn(5, 64), labels)
     assert images.shape == (5, 3, 1, 5)
     assert cg.Discriminator(config)(images, labels).shape == (5,)

@@ -87,8 +87,8 @@ def test_sampling_runs_in_eval_mode(generator):
     assert torch.equal(first, second) and (first != 0).all()
 
 
-def test_truncation_shrinks_the_noise_that_is_drawn_and_no_other():
-    generator = cg.Generator(cg.CGANConfig.original().replace(truncation=0.5))
+def test_latent_scale_shrinks_the_noise_that_is_drawn_and_no_other():
+    generator = cg.Generator(cg.CGANConfig.original().replace(latent_scale=0.5))
     z = cg.draw_latent(20, 100, seed=4)
     drawn = cg.sample(generator, [3] * 20, seed=4)
     assert torch.equal(drawn, cg.sample(generator, [3] * 20, latent=z / 2))

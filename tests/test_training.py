@@ -1,6 +1,7 @@
 """The classic silent bugs of GAN training, each looked for; and the loop's promises."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -156,7 +157,9 @@ def tuned_config(tiny_config):
     """The tuned recipe at the size of the tiny one."""
     sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim", "epochs")
     return cg.CGANConfig.tuned().replace(
-        batch_size=16, **{name: getattr(tiny_config, name) for name in sizes}
+        batch_size=16,
+        mismatch_weight=0.5,  # 1, the recipe's, would hide it
+        **{name: getattr(tiny_config, name) for name in sizes},
     )
 
 
@@ -168,6 +171,18 @@ def test_gradient_penalty_of_known_gradients():
     bowl = images.square().flatten(1).sum(dim=1) / 2  # its gradient is the image itself
     expected = images.detach().square().sum() / 6
     torch.testing.assert_close(training.gradient_penalty(bowl, images), expected)
+
+
+def test_mismatch_loss_looks_at_wrong_labels_only():
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 2, 1, 1, 0, 2])
+    expected = [
+        -math.log(1 - 1 / (1 + math.exp(-logits[i, y])))
+        for i, y in itertools.product(range(6), range(3))
+        if y != labels[i]
+    ]
+    assert training.mismatch_loss(logits, labels).item() == pytest.approx(sum(expected) / 12)
+    guessing = training.mismatch_loss(torch.zeros(6, 3), labels)
+    assert guessing.item() == pytest.approx(math.log(2))
 
 
 def test_the_penalty_can_be_learned_from():
@@ -198,7 +213,13 @@ def test_tuned_steps_equal_the_algorithm_written_out(tuned_config, batch):
         fake = g(z, fake_labels)
         loss_d = bce(d(images, labels).sigmoid(), one)
         loss_d = loss_d + bce(d(fake.detach(), fake_labels).sigmoid(), zero)
-        penalty = 0
+        wrong = [
+            bce(d(image.unsqueeze(0), torch.tensor([y])).sigmoid(), zero[:1])
+            for image, own in zip(images, labels, strict=True)
+            for y in range(3)
+            if y != own
+        ]
+        mismatch, penalty = sum(wrong) / len(wrong), 0
         if step in (0, 8):
             real = images.clone().requires_grad_()
             squares = [
@@ -207,7 +228,7 @@ def test_tuned_steps_equal_the_algorithm_written_out(tuned_config, batch):
             ]
             penalty = 8 * 4.0 / 2 * sum(squares) / 16
         opt_d.zero_grad()
-        (loss_d + penalty).backward()
+        (loss_d + mismatch / 2 + penalty).backward()
         opt_d.step()
         loss_g = bce(d(fake, fake_labels).sigmoid(), one)
         opt_g.zero_grad()
@@ -254,7 +275,7 @@ def test_learning_rate_falls_in_a_line_to_zero(tuned_config, tiny_data, monkeypa
     assert rates == [[pytest.approx(1e-3 * (8 - k) / 8)] * 2 for k in range(8)]
 
 
-def test_class_norm_cannot_train_on_a_batch_of_one(tuned_config, tiny_data):
+def test_batch_norm_cannot_train_on_a_batch_of_one(tuned_config, tiny_data):
     with pytest.raises(ValueError, match=r"batch_size .* 54 images"):
         quiet_train(tuned_config.replace(batch_size=53), tiny_data)
 

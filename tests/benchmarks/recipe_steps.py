@@ -34,21 +34,23 @@ STEPS = {  # each changes what the ones before it left
         "hidden_dim": 512,
         "hidden_layers": 3,
         "embedding_dim": 32,
-        "latent_dim": 32,
+        "latent_dim": 64,
         "batch_size": 64,
     },
-    "class-conditional norm": {"class_norm": True},
+    "conditional norm": {"conditional_norm": True},
     "fine detail": {"fine_detail": True, "gradient_penalty": 4.0},
+    "wrong labels": {"mismatch_weight": 1.0},
 }
 
-TUNED = cg.CGANConfig.tuned().replace(truncation=1.0)
+TUNED = cg.CGANConfig.tuned().replace(latent_scale=1.0)
 WITHOUT = {  # the tuned recipe with one part as the original has it
     "nothing": {},
     "average of G": {"ema_decay": 0.0},
-    "projection": {"projection": False},
+    "projection": {"projection": False, "mismatch_weight": 0.0},  # which needs it
     "gradient penalty": {"gradient_penalty": 0.0},
-    "class-conditional norm": {"class_norm": False},
+    "conditional norm": {"conditional_norm": False},
     "fine detail": {"fine_detail": False, "gradient_penalty": 0.5},  # which was enough without
+    "wrong labels": {"mismatch_weight": 0.0},
 }
 
 
@@ -62,6 +64,15 @@ def recipes():
         raise SystemExit("the steps do not end at CGANConfig.tuned(); bring them up to date")
     for name, change in WITHOUT.items():
         yield "without", name, TUNED.replace(**change)
+
+
+def in_order(results):
+    """The results with the recipes above in their order, and without those that are no more."""
+    entries = {group: {} for group in EPOCHS}
+    for group, name, _ in recipes():
+        if name in results.get(group, {}):
+            entries[group][name] = results[group][name]
+    return results | entries
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps", "without")):
@@ -93,7 +104,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps",
             entry["seeds"][str(seed)] = {name: round(report[name], 5) for name in FIGURES}
             results["real"] = {name: round(report["real"][name], 5) for name in FIGURES}
             results["machine"] = machine("cpu")
-            write_results(RESULTS, results)
+            write_results(RESULTS, in_order(results))
             print(f"seed {seed}  {group:8} {name:24}", entry["seeds"][str(seed)], flush=True)
 
 
