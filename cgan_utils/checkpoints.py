@@ -25,7 +25,7 @@ from .models import Discriminator, Generator
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 PENALTY_EVERY = 8  # steps
 

@@ -4,6 +4,7 @@ Conditional GAN: Mirza & Osindero 2014, arXiv 1411.1784, section 3.2. There the 
 one-hot vector; here, as in the blog post, `nn.Embedding` looks up a learned vector for each label.
 """
 
+import contextlib
 import itertools
 
 import torch
@@ -155,12 +156,27 @@ def edge_histogram(differences):
 def look_up(labels, embedding, count):
     """`embedding(labels)`, for labels int64 (count,) that must have a row there."""
     check_tensor("labels", labels, torch.int64, count)
-    try:
+    with label_range(labels, embedding.num_embeddings):
         return embedding(labels)
-    except IndexError:
+
+
+def pick(every_label, labels):
+    """Of each image's logits with every label, (N, num_classes), that of its own label -> (N,)."""
+    check_tensor("labels", labels, torch.int64, len(every_label))
+    with label_range(labels, every_label.shape[1]):
+        return every_label.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+@contextlib.contextmanager
+def label_range(labels, num_classes):
+    """Have an index that is out of range named for what it is, one of the labels int64 (N,)."""
+    try:
+        yield
+    except (IndexError, RuntimeError):
         low, high = labels.aminmax()
-        allowed = f"0..{embedding.num_embeddings - 1}"
-        raise ValueError(f"labels must lie in {allowed}; got {low}..{high}") from None
+        if 0 <= low <= high < num_classes:
+            raise
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}; got {low}..{high}") from None
 
 
 def _hidden_layers(config, inputs, bias=True):

@@ -32,6 +32,7 @@ from .config import (
 )
 from .data import LabelledImages, normalize
 from .engines import ENGINES, make_engine, processes
+from .models import label_range, pick
 
 
 def discriminator_loss(real_logits, fake_logits):
@@ -77,7 +78,8 @@ def mismatch_loss(logits, labels):
     """
     check_tensor("logits", logits, "float", "N", "num_classes")
     check_tensor("labels", labels, torch.int64, len(logits))
-    wrong = torch.ones_like(logits).scatter(1, labels.unsqueeze(1), 0)
+    with label_range(labels, logits.shape[1]):
+        wrong = torch.ones_like(logits).scatter(1, labels.unsqueeze(1), 0)
     rejected = F.binary_cross_entropy_with_logits(
         logits, torch.zeros_like(logits), weight=wrong, reduction="sum"
     )
@@ -97,7 +99,7 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     both_labels = torch.cat([labels, fake_labels])
     if config.mismatch_weight > 0:
         every_label = state.discriminator(both)
-        logits = every_label.gather(1, both_labels.unsqueeze(1)).squeeze(1)
+        logits = pick(every_label, both_labels)
         extra += config.mismatch_weight * mismatch_loss(every_label[: len(images)], labels)
     else:
         logits = state.discriminator(both, both_labels)

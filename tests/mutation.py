@@ -85,7 +85,8 @@ FAULTS = {
         ("h = torch.cat([h, fine_detail(images)]", "h = torch.cat([h, 0 * fine_detail(images)]"),
         ("nn.Linear(config.hidden_dim, 1)", "nn.Linear(config.hidden_dim, 1, bias=False)"),
         ("return logits.squeeze(1)", "return logits"),
-        ("except IndexError:", "except ZeroDivisionError:"),
+        ("except (IndexError, RuntimeError):", "except ZeroDivisionError:"),
+        ("if 0 <= low <= high < num_classes:", "if True:"),
         ("torch.int64, count)", 'torch.int64, "N")'),
     ],
     "engines": [

@@ -28,6 +28,7 @@ LOGITS = torch.zeros(10)
 BATCH = {"state": STATE, "images": IMAGES, "labels": LABELS, "fake_labels": LABELS}
 Z = torch.zeros(10, CONFIG.latent_dim)
 D_STEP, G_STEP = {**BATCH, "fake": IMAGES}, {"state": STATE, "fake": IMAGES, "fake_labels": LABELS}
+TUNED = {"state": cg.TrainingState.create(cg.CGANConfig.tuned())}
 EPOCH = {"state": STATE, "data": DATA, "order": LABELS, "bar": None, "engine": None}
 
 CASES = [
@@ -58,6 +59,8 @@ CASES = [
     (cg.training_step, {**BATCH, "z": LABELS}, TypeError, "z"),
     (cg.training_step, {**BATCH, "z": Z, "images": IMAGES.byte()}, TypeError, "images"),
     (cg.training_step, {**BATCH, "z": Z, "fake_labels": LABELS - 1}, ValueError, "labels"),
+    (cg.discriminator_step, {**D_STEP, **TUNED, "labels": LABELS + 1}, ValueError, "labels"),
+    (cg.discriminator_step, {**D_STEP, **TUNED, "labels": LABELS[1:]}, ValueError, "labels"),
     (cg.draw_batch, {"state": STATE, "data": IMAGES, "batch": LABELS}, TypeError, "data"),
     (cg.draw_batch, {"state": STATE, "data": DATA, "batch": [0, 1]}, TypeError, "batch"),
     (cg.draw_batch, {"state": STATE, "data": DATA, "batch": LABELS + 1}, ValueError, "batch"),
@@ -76,6 +79,7 @@ CASES = [
     (STATE.discriminator, {"images": IMAGES, "labels": LABELS - 1}, ValueError, "labels"),
     (STATE.discriminator, {"images": IMAGES}, TypeError, "labels"),  # it has no projection
     (cg.mismatch_loss, {"logits": Z, "labels": LABELS[:3]}, ValueError, "labels"),
+    (cg.mismatch_loss, {"logits": Z[:, :9], "labels": LABELS}, ValueError, "labels"),
     (cg.mismatch_loss, {"logits": Z[0], "labels": LABELS}, ValueError, "logits"),
     (cg.mismatch_loss, {"logits": Z.int(), "labels": LABELS}, TypeError, "logits"),
     (cg.ConditionalNorm, {"config": {}}, TypeError, "config"),
