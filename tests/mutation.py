@@ -101,7 +101,7 @@ FAULTS = {
         ("(b, 1, *bounds)", "(b, 1, 0, bounds[1] - bounds[0])"),
         ("len(product.users) == 1 and ", ""),
         ("if without_gaps and", "if"),
-        ("without_gaps and matrix.dtype == torch.float32", "without_gaps"),
+        ("large and matrix.dtype == torch.float32", "large"),
         ("*(bias or [None])", "None"),
         ("rows * matrix.numel() >= WORTH_STARTING", "True"),
         ("node.replace_all_uses_with(node.args[0].args[0])", "pass"),

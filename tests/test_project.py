@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import mutation
 import pytest
 import yaml
 
@@ -119,3 +120,10 @@ def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path
 
     assert program(sys.prefix) == f"{sys.prefix}/bin/python"
     assert program(tmp_path) == ".venv/bin/python"  # active, but without the package
+
+
+def test_every_planted_fault_has_its_place():
+    """A fault whose line was changed would only be missed by who runs all of them."""
+    for module, faults in mutation.FAULTS.items():
+        source = (CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8")
+        assert not [old for old, _ in faults if old not in source], module
