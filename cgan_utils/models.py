@@ -101,21 +101,19 @@ class Discriminator(nn.Module):
 
     def forward(self, images, labels=None):
         check_tensor("images", images, "float", "N", *self.config.image_shape)
-        every_label = labels is None and self.config.projection
-        embedded = None if every_label else look_up(labels, self.embedding, len(images))
         h = images.flatten(1)
         if self.config.fine_detail:
             h = torch.cat([h, fine_detail(images)], dim=1)
         if not self.config.projection:
-            h = torch.cat([h, embedded], dim=1)
+            h = torch.cat([h, look_up(labels, self.embedding, len(images))], dim=1)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)  # a slope below 0 too: G learns only through D
         logits = self.output(h)
-        if every_label:
-            return logits + h @ self.embedding.weight.T
-        if self.config.projection:  # Miyato & Koyama 2018 (arXiv 1802.05637), equation 3
-            logits = logits + (h * embedded).sum(dim=1, keepdim=True)
-        return logits.squeeze(1)
+        if not self.config.projection:
+            return logits.squeeze(1)
+        # Miyato & Koyama 2018 (arXiv 1802.05637), equation 3, for each label
+        every_label = logits + h @ self.embedding.weight.T
+        return every_label if labels is None else pick(every_label, labels)
 
 
 def fine_detail(images):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import cgan_utils as cg
@@ -100,13 +100,13 @@ def ship_generator(recipe, generator, seed, seconds):
     shipped = cg.load_pretrained(recipe)
     save_pretrained(recipe, shipped, record | {"figures": cg.evaluate(shipped, progress=False)})
     GRIDS.mkdir(exist_ok=True)
-    write_png(picture(cg.class_grid(shipped), columns=10), str(GRIDS / f"{recipe}.png"))
+    picture(cg.class_grid(shipped), columns=10).save(GRIDS / f"{recipe}.png")
 
 
 def picture(images, columns):
-    """Grey images float (N, 1, H, W) in [-1, 1], row by row -> uint8 (1, height, width)."""
+    """Grey images float (N, 1, H, W) in [-1, 1], row by row, as one picture of 256 greys."""
     tiled = make_grid(images, nrow=columns, padding=0)[:1]  # of its three equal channels
-    return ((tiled + 1) * 127.5).round().to(torch.uint8)
+    return to_pil_image(((tiled + 1) * 127.5).round().to(torch.uint8))
 
 
 def machine(device):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import tyro
 from quality import FIGURES, machine, picture, read_results, write_results
-from torchvision.io import write_png
 
 import cgan_utils as cg
 
@@ -99,7 +98,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps",
                 strip = cg.class_grid(generator, columns=2).unflatten(0, (10, 2)).transpose(0, 1)
                 path = RESULTS.with_name("steps") / f"{name.replace(' ', '_')}.png"
                 path.parent.mkdir(exist_ok=True)
-                write_png(picture(strip.flatten(0, 1), columns=10), str(path))
+                picture(strip.flatten(0, 1), columns=10).save(path)
             report = cg.evaluate(generator, gan_train_images=10_000, progress=False)
             entry["seeds"][str(seed)] = {name: round(report[name], 5) for name in FIGURES}
             results["real"] = {name: round(report["real"][name], 5) for name in FIGURES}
