@@ -49,7 +49,7 @@ class CGANConfig:
     learning_rate_decay: bool = False  # linearly, to 0 at the end of the last epoch
     ema_decay: float = 0.0  # of the moving average of G's weights that is sampled from; 0: none
     projection: bool = False  # the label enters D through an inner product instead of its input
-    gradient_penalty: float = 0.0  # R1's gamma
+    gradient_penalty: float = 0.0  # R1's gamma; a falling learning rate takes it to a tenth
     conditional_norm: bool = False  # batch norm in G that z and the label scale and shift
     fine_detail: bool = False  # D also sees how pixels differ from their neighbours
     mismatch_weight: float = 0.0  # of real images with a wrong label, for D to reject; 0: none
@@ -75,7 +75,7 @@ class CGANConfig:
             learning_rate_decay=True,
             ema_decay=0.999,
             projection=True,
-            gradient_penalty=4.0,
+            gradient_penalty=2.0,
             conditional_norm=True,
             fine_detail=True,
             mismatch_weight=1.0,

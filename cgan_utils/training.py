@@ -61,8 +61,10 @@ def gradient_penalty(real_logits, images):
     """R1: the squared length of D's gradient at real images, averaged over the batch.
 
     Mescheder et al. 2018 (arXiv 1801.04406), equation 9, without gamma / 2. A steep D lets G run
-    past the real images; a flat one lets it come to rest there. Logits (N,), computed from images
-    (N, C, H, W) that require a gradient -> scalar, itself differentiable.
+    past the real images; a flat one lets it come to rest there. Later, in smaller steps, D may be
+    steeper: gamma falls with the learning rate, to a tenth (as in Huang et al. 2024, arXiv
+    2501.05441). Logits (N,), computed from images (N, C, H, W) that require a gradient -> scalar,
+    itself differentiable.
     """
     _check_slope(real_logits, images)
     (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
@@ -106,8 +108,9 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     real_logits, fake_logits = logits.split([len(images), len(fake)])
     loss = discriminator_loss(real_logits, fake_logits)
     if state.penalized:  # seldom, and then with so much more weight
-        penalty = gradient_penalty(real_logits, images)
-        extra += PENALTY_EVERY * config.gradient_penalty / 2 * penalty
+        (group,) = state.discriminator_optimizer.param_groups
+        gamma = config.gradient_penalty * (0.1 + 0.9 * group["lr"] / config.learning_rate)
+        extra += PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images)
     state.discriminator_optimizer.zero_grad()
     (loss + extra).backward()
     state.discriminator_optimizer.step()

@@ -71,10 +71,9 @@ def plain_loop(config, data, steps, device="cpu"):
         labels = data.labels[index].to(device)
         z = torch.randn(len(index), config.latent_dim, generator=state.noise, device=device)
         asked = torch.randint(3, (len(index),), generator=state.noise, device=device)
-        if config.learning_rate_decay:
-            for optimizer in optimizers:
-                left = 1 - step / (config.epochs * per_epoch)
-                optimizer.param_groups[0]["lr"] = config.learning_rate * left
+        left = 1 - step / (config.epochs * per_epoch) if config.learning_rate_decay else 1
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = config.learning_rate * left
         one, zero = torch.ones(len(index), device=device), torch.zeros(len(index), device=device)
         fake = g(z, asked)
         logits = d(real, labels)
@@ -85,7 +84,8 @@ def plain_loop(config, data, steps, device="cpu"):
             loss = loss + config.mismatch_weight * bce(wrong, torch.zeros_like(wrong))
         if config.gradient_penalty and step % 8 == 0:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            loss = loss + 4 * config.gradient_penalty * (slope**2).sum() / len(index)
+            gamma = config.gradient_penalty * (left + (1 - left) / 10)
+            loss = loss + 4 * gamma * (slope**2).sum() / len(index)
         optimizers[1].zero_grad()
         loss.backward()
         optimizers[1].step()

@@ -37,7 +37,7 @@ STEPS = {  # each changes what the ones before it left
         "batch_size": 64,
     },
     "conditional norm": {"conditional_norm": True},
-    "fine detail": {"fine_detail": True, "gradient_penalty": 4.0},
+    "fine detail": {"fine_detail": True, "gradient_penalty": 2.0},
     "wrong labels": {"mismatch_weight": 1.0},
 }
 
