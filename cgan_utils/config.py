@@ -1,5 +1,6 @@
 """What a run is made of: hyper-parameters, class names, device, seeds, folders."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -114,11 +115,11 @@ class CGANConfig:
         )
 
     def __post_init__(self):
-        _check_tuple("classes", self.classes, str)
+        check_tuple("classes", self.classes, str)
         if len(self.classes) < 1 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct names, at least one; got {self.classes}")
-        _check_tuple("image_shape", self.image_shape, int, length=3)
-        _check_tuple("betas", self.betas, float, length=2)
+        check_tuple("image_shape", self.image_shape, int, length=3)
+        check_tuple("betas", self.betas, float, length=2)
         for size in self.image_shape:
             check_count("image_shape", size)
         for field in dataclasses.fields(self):
@@ -128,7 +129,7 @@ class CGANConfig:
             elif field.type is bool:
                 check_type(field.name, value, bool)
             elif field.type is float:
-                _check_number(field.name, value)
+                check_number(field.name, value)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in (*self.betas, self.ema_decay)):
@@ -150,7 +151,7 @@ def check_type(name, value, *types):
 
 
 def check_tensor(name, value, dtype, *shape):
-    """Raise unless `value` is a tensor of this dtype and shape; a letter is any length but 0.
+    """Raise unless `value` is a tensor of this dtype and shape; a name is any length but 0.
 
     dtype: a torch dtype, or "float" for any with a floating point.
     """
@@ -162,8 +163,9 @@ def check_tensor(name, value, dtype, *shape):
         fits = found == str(dtype)
     if not fits:
         raise TypeError(f"{name} must be a {dtype} tensor {written}; got a {found}")
-    fixed = [(due, n) for due, n in zip(shape, value.shape, strict=False) if type(due) is int]
-    if value.dim() != len(shape) or value.numel() == 0 or any(due != n for due, n in fixed):
+    lengths = zip(shape, value.shape, strict=False)
+    fits = all(n == due or (isinstance(due, str) and n > 0) for due, n in lengths)
+    if value.dim() != len(shape) or not fits:
         raise ValueError(f"{name} must have shape {written}, not empty; got {tuple(value.shape)}")
 
 
@@ -172,22 +174,26 @@ def kind(value):
     return str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def check_count(name, value, minimum=1):
-    """Raise unless `value` is a whole number of at least `minimum`."""
+def check_count(name, value, minimum=1, maximum=math.inf):
+    """Raise unless `value` is a whole number from `minimum` to `maximum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number; got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
+    if value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}; got {value}")
 
 
-def _check_number(name, value):
+def check_number(name, value):
+    """Raise unless `value` is a finite number, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number; got {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite; got {value}")
 
 
-def _check_tuple(name, value, item_type, length=None):
+def check_tuple(name, value, item_type, length=None):
+    """Raise TypeError unless `value` is a tuple of such items, and of this length if not None."""
     items_fit = isinstance(value, tuple) and all(isinstance(item, item_type) for item in value)
     if not items_fit or (length is not None and len(value) != length):
         size = "" if length is None else f"{length} "
@@ -264,3 +270,11 @@ def random_stream(seed, *purpose, device="cpu"):
     """
     mixed = np.random.SeedSequence([seed, *purpose]).generate_state(1).item()
     return torch.Generator(device).manual_seed(mixed)
+
+
+@contextlib.contextmanager
+def seeded(seed, *purpose):
+    """For a while, the CPU's global random numbers are those of `random_stream`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(random_stream(seed, *purpose).get_state())
+        yield

@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,15 @@ from pathlib import Path
 
 import torch
 
-from .config import FASHION_MNIST_CLASSES, check_tensor, data_folder, kind, write_atomically
+from .config import (
+    FASHION_MNIST_CLASSES,
+    check_tensor,
+    check_tuple,
+    check_type,
+    data_folder,
+    kind,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +80,11 @@ class LabelledImages:
                 f"labels must be one per image; got {len(self.labels)} labels "
                 f"for {len(self.images)} images"
             )
-        names = self.classes
-        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"classes must be a tuple of str; got {names!r}")
+        check_tuple("classes", self.classes, str)
         lowest, highest = self.labels.aminmax()
-        if lowest < 0 or highest >= len(names):
+        if lowest < 0 or highest >= len(self.classes):
             raise ValueError(
-                f"labels must lie in 0..{len(names) - 1}, one number per name in classes; "
+                f"labels must lie in 0..{len(self.classes) - 1}, one number per name in classes; "
                 f"got {lowest}..{highest}"
             )
 
@@ -106,13 +113,15 @@ def load_fashion_mnist(split="train", folder=None):
     go where `torchvision.datasets.FashionMNIST(root=folder)` looks for them. If they are not there
     yet, they come from Debian's system copy, torchvision's downloader or apt-get, in this order.
 
-    Raises ValueError for another split, and RuntimeError if no source has the files, if the folder
-    holds MNIST's, or if it cannot be written to; its message says what was tried and what to do.
+    Raises ValueError for another split, TypeError for a folder that is no path, and RuntimeError if
+    no source has the files, if the folder holds MNIST's, or if it cannot be written to; its message
+    says what was tried and what to do.
     """
     if not isinstance(split, str) or split not in FILE_PREFIX:
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
-    folder = data_folder() if folder is None else Path(folder).expanduser()
-    files = _files(folder / "FashionMNIST" / "raw")
+    folder = data_folder() if folder is None else folder
+    check_type("folder", folder, str, os.PathLike)
+    files = _files(Path(folder).expanduser() / "FashionMNIST" / "raw")
     images = _parse_idx(files[f"{FILE_PREFIX[split]}-images-idx3-ubyte"], header_size=16)
     labels = _parse_idx(files[f"{FILE_PREFIX[split]}-labels-idx1-ubyte"], header_size=8)
     return LabelledImages(images.view(-1, 1, 28, 28), labels.long(), FASHION_MNIST_CLASSES)

@@ -11,8 +11,9 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from .config import FASHION_MNIST_CLASSES, check_count, check_type
+from .config import FASHION_MNIST_CLASSES, check_count, check_tensor, check_type
 from .judge import (
+    Classifier,
     check_images,
     load_judge,
     look,
@@ -21,7 +22,7 @@ from .judge import (
     train_classifier,
 )
 from .models import Generator
-from .sampling import sample
+from .sampling import MAX_SEED, sample
 
 JUDGED_IMAGES = 10_000  # as many as real test images, and with as many of each class
 
@@ -93,6 +94,7 @@ def judge_images(judge, images, labels):
     or more. They are compared with N real test images (at most all 10,000). The Fréchet distance,
     coverage and density depend on N: compare only figures of the same N.
     """
+    check_type("judge", judge, Classifier)
     check_images(images, labels)
     counts = labels.bincount(minlength=len(FASHION_MNIST_CLASSES))
     if counts.min() < 2:
@@ -180,7 +182,8 @@ def frechet_distance(real, generated):
     with m, C the means and covariances. There the features are those of a network trained on
     ImageNet, here our judge's: the numbers here must not be compared with those published.
     """
-    _check_features(real, generated, minimum=2)
+    _check_features("real", real, "F", minimum=2)
+    _check_features("generated", generated, real.shape[1], minimum=2)
     identity = nn.Identity()  # in place of the metric's own network: these are features already
     identity.num_features = real.shape[1]
     metric = FrechetInceptionDistance(identity).to(real.device).set_dtype(torch.float64)
@@ -201,7 +204,9 @@ def density_and_coverage(real, generated, k=5):
     time: 40 MB each for 10,000 images.
     """
     check_count("k", k)
-    _check_features(real, generated, minimum=k + 1)
+    _check_features("real", real, "F", minimum=k + 1)
+    _check_features("generated", generated, real.shape[1])
+    generated = generated.to(real.dtype)
     inside = []  # for each real image, the number of generated ones in its ball
     for centres in real.split(1000):
         nearest = torch.cdist(centres, real).topk(k + 1, largest=False).values  # itself, then k
@@ -228,19 +233,12 @@ def _mean(per_class):
     return sum(per_class.values()) / len(per_class)
 
 
-def _check_features(real, generated, minimum):
-    for name, features in (("real", real), ("generated", generated)):
-        if not isinstance(features, torch.Tensor) or not features.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor; got {features!r}")
-        if features.dim() != 2 or features.shape[1] != real.shape[1] or len(features) == 0:
-            raise ValueError(
-                f"{name} must be a table of features, as many columns in real as in generated; "
-                f"got {tuple(features.shape)}"
-            )
-        if not features.isfinite().all():
-            raise ValueError(f"{name} must be finite; got NaN or infinity")
-    if len(real) < minimum:
-        raise ValueError(f"real must have at least {minimum} rows; got {len(real)}")
+def _check_features(name, features, columns, minimum=1):
+    check_tensor(name, features, "float", "N", columns)
+    if not features.isfinite().all():
+        raise ValueError(f"{name} must be finite; got NaN or infinity")
+    if len(features) < minimum:
+        raise ValueError(f"{name} must have at least {minimum} rows; got {len(features)}")
 
 
 def _check_arguments(generator, seed, gan_train_images):
@@ -251,7 +249,5 @@ def _check_arguments(generator, seed, gan_train_images):
             "generator must make FashionMNIST's classes, 1 x 28 x 28: the judge knows no others; "
             f"got {config.image_shape} images of {', '.join(config.classes)}"
         )
-    check_count("seed", seed, minimum=0)
-    check_count("gan_train_images", gan_train_images, minimum=JUDGED_IMAGES)
-    if gan_train_images > 60_000:
-        raise ValueError(f"gan_train_images must be at most 60000; got {gan_train_images}")
+    check_count("seed", seed, minimum=0, maximum=MAX_SEED)
+    check_count("gan_train_images", gan_train_images, minimum=JUDGED_IMAGES, maximum=60_000)

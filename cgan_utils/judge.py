@@ -12,10 +12,13 @@ from tqdm import tqdm
 
 from .config import (
     FASHION_MNIST_CLASSES,
-    check_type,
+    check_count,
+    check_number,
+    check_tensor,
     choose_device,
     random_stream,
     runs_folder,
+    seeded,
     write_atomically,
 )
 from .data import load_fashion_mnist, normalize
@@ -53,8 +56,13 @@ def train_classifier(
     """A `Classifier` trained on images float (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
 
     Adam with a learning rate that rises, then falls to 0 (Smith & Topin 2017, arXiv 1708.07120).
+    Raises TypeError or ValueError, naming the argument, for what it cannot train with.
     """
     check_images(images, labels)
+    check_count("seed", seed, minimum=0)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_number("learning_rate", learning_rate)
     classifier = _untrained(seed, images.device)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
     steps = epochs * math.ceil(len(images) / batch_size)
@@ -76,31 +84,19 @@ def train_classifier(
 
 def check_images(images, labels):
     """Raise unless they are what a `Classifier` can be trained on, or be asked about."""
-    check_type("images", images, torch.Tensor)
-    check_type("labels", labels, torch.Tensor)
-    if not images.is_floating_point() or images.shape[1:] != (1, 28, 28) or len(images) == 0:
-        raise ValueError(
-            f"images must be float (N, 1, 28, 28); got {images.dtype} {tuple(images.shape)}"
-        )
+    check_tensor("images", images, torch.float32, "N", 1, 28, 28)
+    check_tensor("labels", labels, torch.int64, len(images))
     low, high = images.aminmax()
     if not -1 <= low <= high <= 1:  # NaN too
         raise ValueError(f"images must lie in [-1, 1]; got {low:g} to {high:g}")
-    if low >= 0:  # clothes lie on a dark ground, which is -1
-        raise ValueError("images must lie in [-1, 1]; got none below 0: `normalize` makes them so")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels must be int64, one per image; got {labels.dtype} {tuple(labels.shape)}"
-        )
+    if low == 0 < high:  # exactly: real images whose ground, which is -1, was not taken there
+        raise ValueError(f"images must lie in [-1, 1], not [0, {high:g}]: `normalize` sees to it")
     if labels.min() < 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
         raise ValueError(f"labels must lie in 0..9; got {labels.min()}..{labels.max()}")
 
 
-CODE = inspect.getsource(Classifier) + inspect.getsource(train_classifier)  # now, before an edit
-
-
 def _untrained(seed, device):
-    with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
-        torch.set_rng_state(random_stream(seed, WEIGHTS).get_state())
+    with seeded(seed, WEIGHTS):
         classifier = Classifier()
     return classifier.to(device, memory_format=torch.channels_last)  # faster convolutions on a CPU
 
@@ -124,12 +120,8 @@ def load_judge(device="auto", progress=True):
 
 
 def real_classifier(count, device, progress):
-    """A classifier trained on `count` real training images, kept in the runs folder.
-
-    Its file is named after everything that decides the weights: the code, torch and the device.
-    """
-    recipe = f"{CODE} {count} images, torch {torch.__version__}, {device.type}"
-    path = runs_folder() / f"classifier-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.pt"
+    """A classifier trained on `count` real training images, kept in the runs folder."""
+    path = _kept_at(count, device)
     try:
         classifier = _untrained(0, device)
         classifier.load_state_dict(torch.load(path, device, weights_only=True))
@@ -150,6 +142,20 @@ def real_images(split, device):
     by_class = [(data.labels == y).nonzero().flatten() for y in range(len(data.classes))]
     data = data[torch.stack(by_class, dim=1).flatten()]
     return normalize(data.images.to(device)), data.labels.to(device)
+
+
+_DECIDING = Classifier, train_classifier, _untrained, real_images, normalize, random_stream, seeded
+CODE = "".join(inspect.getsource(part) for part in _DECIDING)  # now, before an edit
+
+
+def _kept_at(count, device):
+    """The file of a classifier of real images, named after what decides its weights.
+
+    That is the source of the parts above, the number of images, PyTorch's version and the type of
+    the device. Not the machine: its processor and number of threads move their last digits only.
+    """
+    recipe = f"{CODE} {count} images, torch {torch.__version__}, {device.type}"
+    return runs_folder() / f"classifier-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.pt"
 
 
 @torch.no_grad()

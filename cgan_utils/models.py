@@ -33,7 +33,7 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(norms)  # each has a shift, which is a bias
 
     def forward(self, z, labels):
-        check_tensor("z", z, "float", "N", self.config.latent_dim)
+        check_tensor("z", z, self.embedding.weight.dtype, "N", self.config.latent_dim)
         return self.draw(z, look_up(labels, self.embedding, len(z)))
 
     def draw(self, z, embedded):
@@ -41,8 +41,8 @@ class Generator(nn.Module):
 
         z (N, latent_dim), embedded float32 (N, embedding_dim) -> images (N, *image_shape).
         """
-        check_tensor("z", z, "float", "N", self.config.latent_dim)
-        check_tensor("embedded", embedded, "float", len(z), self.config.embedding_dim)
+        check_tensor("z", z, self.embedding.weight.dtype, "N", self.config.latent_dim)
+        check_tensor("embedded", embedded, z.dtype, len(z), self.config.embedding_dim)
         h = inputs = torch.cat([z, embedded], dim=1)
         for layer, norm in itertools.zip_longest(self.hidden, self.norms):
             h = layer(h) if norm is None else norm(layer(h), inputs)
@@ -100,7 +100,8 @@ class Discriminator(nn.Module):
         self.output = nn.Linear(config.hidden_dim, 1)
 
     def forward(self, images, labels=None):
-        check_tensor("images", images, "float", "N", *self.config.image_shape)
+        dtype = self.embedding.weight.dtype
+        check_tensor("images", images, dtype, "N", *self.config.image_shape)
         h = images.flatten(1)
         if self.config.fine_detail:
             h = torch.cat([h, fine_detail(images)], dim=1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cgan_utils as cg
-from cgan_utils.config import random_stream
+from cgan_utils.config import check_count, check_tensor, random_stream, seeded
 
 
 def test_original_is_the_posts_recipe():
@@ -115,3 +115,27 @@ def test_random_streams_differ_by_seed_and_by_purpose():
     keys = [(seed, *purpose) for seed in range(5) for purpose in ((0,), (1,), (2, 0), (2, 1))]
     assert len({draw(*key) for key in keys}) == len(keys)
     assert draw(3, 1) == draw(3, 1)
+
+
+def test_seeded_numbers_repeat_and_the_callers_go_on():
+    before = torch.get_rng_state()
+    drawn = []
+    for purpose in (1, 1, 2):
+        with seeded(5, purpose):
+            drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1] == torch.rand(4, generator=random_stream(5, 1)).tolist()
+    assert drawn[0] != drawn[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_length_that_is_given_may_be_0_and_one_that_is_not_may_not():
+    check_tensor("x", torch.zeros(0, 3), "float", 0, 3)
+    for shape in (("N", 3), (1, 3), (0, 2), (0,)):
+        with pytest.raises(ValueError, match=r"x must have shape .*; got \(0, 3\)"):
+            check_tensor("x", torch.zeros(0, 3), "float", *shape)
+
+
+def test_counts_have_two_ends():
+    check_count("n", 3, minimum=3, maximum=3)
+    with pytest.raises(ValueError, match="n must be at most 3; got 4"):
+        check_count("n", 4, maximum=3)

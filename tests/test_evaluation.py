@@ -1,5 +1,8 @@
 """The figures against closed forms, values by hand, and generators whose faults are known."""
 
+import functools
+import importlib.util
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import torch
 
 import cgan_utils as cg
 from cgan_utils import __main__ as command_line
+from cgan_utils import judge as judge_module
 from cgan_utils.evaluation import FIGURES, JUDGED_IMAGES, gan_test
 from cgan_utils.judge import JUDGE_ACCURACY, Classifier, real_images
 
@@ -84,7 +88,7 @@ def test_density_and_coverage_by_hand(generated, density, covered):
 
 def test_density_divides_by_k():
     # k = 2: the radii are 3, 2, 3 and 9; 0.5 lies in the first three balls, 10 is 9.5 away.
-    density, covered = cg.density_and_coverage(LINE, torch.tensor([[0.5]]), k=2)
+    density, covered = cg.density_and_coverage(LINE.double(), torch.tensor([[0.5]]), k=2)
     assert density == 3 / 2
     assert covered.tolist() == [True, True, True, False]
 
@@ -137,6 +141,36 @@ def test_a_damaged_judge_is_trained_anew(tmp_path, monkeypatch):
         (file,) = tmp_path.iterdir()
         file.write_bytes(file.read_bytes()[:1000])
         assert trained == [60_000] * attempt
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "Classifier",
+        "train_classifier",
+        "_untrained",
+        "real_images",
+        "normalize",
+        "random_stream",
+        "seeded",
+    ],
+)
+def test_a_classifiers_file_is_named_after_what_decides_its_weights(changed, monkeypatch):
+    source_of = inspect.getsource
+    monkeypatch.setattr(
+        inspect, "getsource", lambda part: source_of(part) + "#" * (part.__name__ == changed)
+    )
+    spec = importlib.util.spec_from_file_location("cgan_utils.edited", judge_module.__file__)
+    edited = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, edited)  # where its classes' source is looked for
+    spec.loader.exec_module(edited)
+    names = [m._kept_at(FEWER, CPU).name for m in (judge_module, edited)]
+    assert names[0] != names[1]
+
+
+def test_a_classifiers_file_is_named_after_the_number_of_images_and_the_device():
+    kept = {judge_module._kept_at(n, torch.device(d)) for n in (1, 2) for d in ("cpu", "cuda")}
+    assert len(kept) == 4
 
 
 def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
@@ -236,6 +270,16 @@ def test_report_holds_every_figure_and_survives_json(real_report):
         assert confusion.diagonal().sum().item() / 10_000 == pytest.approx(figures["gan_test"])
     assert real_report["seed"] == 0
     assert real_report["images"] == {"generated": 10_000, "real_test": 10_000, "gan_train": FEWER}
+
+
+def test_a_generator_that_makes_only_white_is_judged(judge, monkeypatch):
+    shorter = functools.partial(cg.train_classifier, epochs=1)
+    monkeypatch.setattr("cgan_utils.evaluation.train_classifier", shorter)
+    generator = cg.Generator(ORIGINAL)
+    torch.nn.init.constant_(generator.output.bias, 1e6)
+    report = evaluate(generator)
+    assert report["gan_test"] == pytest.approx(0.1)
+    assert report["coverage"] < 0.01 and report["diversity"] == 0
 
 
 def test_confusion_has_the_asked_class_in_rows(judge):
@@ -342,11 +386,13 @@ ORIGINAL = cg.CGANConfig.original()
         ),
         (TypeError, "seed must be", {"seed": 1.5}),
         (ValueError, "seed must be", {"seed": -1}),
+        (ValueError, "seed must be", {"seed": 2**32}),  # draw_latent's largest is one less
         (ValueError, "gan_train_images must be at least", {"gan_train_images": JUDGED_IMAGES - 1}),
         (ValueError, "gan_train_images must be at most", {"gan_train_images": 60_001}),
     ],
 )
-def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments):
+def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments, monkeypatch):
+    monkeypatch.setattr("cgan_utils.evaluation.load_judge", None)  # refused before any work
     with pytest.raises(error, match=message):
         cg.evaluate(**{"generator": cg.Generator(ORIGINAL)} | arguments)
 
@@ -355,10 +401,15 @@ def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments):
 @pytest.mark.parametrize(
     ("error", "message", "real", "generated"),
     [
-        (TypeError, "real must be a float tensor", torch.ones(9, 2).long(), torch.ones(9, 2)),
-        (TypeError, "generated must be a float tensor", torch.ones(9, 2), None),
-        (ValueError, r"generated must be .* got \(9, 3\)", torch.ones(9, 2), torch.ones(9, 3)),
-        (ValueError, r"real must be .* got \(9,\)", torch.ones(9), torch.ones(9)),
+        (TypeError, "real must be .* got a torch.int64", torch.ones(9, 2).long(), torch.ones(9, 2)),
+        (TypeError, "generated must be a float tensor .* got a NoneType", torch.ones(9, 2), None),
+        (
+            ValueError,
+            r"generated must have .*\(N, 2\).* got \(9, 3\)",
+            torch.ones(9, 2),
+            torch.ones(9, 3),
+        ),
+        (ValueError, r"real must have .*\(N, F\).* got \(9,\)", torch.ones(9), torch.ones(9)),
         (ValueError, "generated must be finite", torch.ones(9, 2), torch.full((9, 2), torch.nan)),
         (ValueError, "real must have at least", torch.ones(1, 2), torch.ones(9, 2)),
     ],

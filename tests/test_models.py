@@ -86,6 +86,13 @@ def test_draw_at_a_labels_own_vector_is_that_label():
     assert torch.equal(generator.draw(z, generator.embedding.weight), generator(z, labels))
 
 
+def test_networks_turned_to_double_take_double():
+    generator, discriminator = cg.Generator(CONFIG).double(), cg.Discriminator(CONFIG).double()
+    images = generator(torch.randn(3, 100).double(), torch.tensor([0, 9, 5]))
+    assert images.dtype == torch.float64
+    assert discriminator(images, torch.tensor([0, 9, 5])).dtype == torch.float64
+
+
 def test_other_image_shapes():
     config = CONFIG.replace(image_shape=(3, 4, 6), classes=("a", "b"))
     images = cg.Generator(config)(torch.randn(5, 100), torch.tensor([0, 1, 0, 1, 1]))

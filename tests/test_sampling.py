@@ -48,6 +48,23 @@ def test_one_label_alone(generator):
 
 def test_no_labels_no_images(generator):
     assert cg.sample(generator, []).shape == (0, 1, 28, 28)
+    assert cg.sample(generator, [], latent=torch.zeros(0, 100)).shape == (0, 1, 28, 28)
+
+
+def test_a_latent_is_turned_to_the_generators_dtype(generator):
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 100)))  # float64
+    expected = cg.sample(generator, [0, 5], latent=z.float())
+    assert torch.equal(cg.sample(generator, [0, 5], latent=z), expected)
+    doubled = cg.sample(generator.double(), [0, 5], latent=z)
+    torch.testing.assert_close(doubled, expected)
+
+
+def test_seeds_that_would_repeat_another_are_refused():
+    """torch's generator keeps 32 bits of them."""
+    last = 2**32 - 1
+    assert not torch.equal(cg.draw_latent(2, 3, seed=last), cg.draw_latent(2, 3, seed=0))
+    with pytest.raises(ValueError, match=f"seed must be at most {last}; got {last + 1}"):
+        cg.draw_latent(2, 3, seed=last + 1)
 
 
 def test_an_image_depends_on_its_own_z_and_label_alone(generator):
@@ -117,11 +134,19 @@ def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
         ({"labels": torch.tensor([3, 10])}, ValueError),
         ({"labels": torch.tensor([3, -1])}, ValueError),
         ({"labels": np.array([1.0])}, TypeError),
+        ({"labels": np.array(5)}, ValueError),
+        ({"labels": np.array([[5]])}, ValueError),
         ({"labels": None}, TypeError),
         ({"seed": -1}, ValueError),
+        ({"seed": 2**64}, ValueError),
         ({"latent": torch.zeros(2, 100)}, ValueError),
         ({"latent": torch.zeros(1, 99)}, ValueError),
         ({"latent": torch.full((1, 100), torch.nan)}, ValueError),
+        (
+            {"latent": torch.ones(1, 100).double() * 1e300},
+            ValueError,
+        ),  # float32 has none
+        ({"latent": torch.zeros(1, 100).long()}, TypeError),
         ({"latent": [0.0] * 100}, TypeError),
         ({"batch_size": 0}, ValueError),
     ],
