@@ -44,8 +44,8 @@ def train_command(
 
     Args:
         config: the recipe
-        output: the final checkpoint (default: original.pt in the runs folder); beside it a folder
-            of the same name keeps the last two epochs'
+        output: the final checkpoint, a .pt file (default: original.pt in the runs folder); beside
+            it a folder of the same name keeps the last two epochs'
         device: auto, cpu, cuda ...
         engine: auto, eager, compiled or graph: how the step is run
         seed: fixes the initial weights, the order of the images and all noise
@@ -53,6 +53,8 @@ def train_command(
         resume: go on from the newest whole checkpoint in that folder, if there is one
     """
     output = output or runs_folder() / "original.pt"
+    if output.suffix != ".pt":
+        raise SystemExit(f"output must end in .pt, as in {output}.pt; got {output}")
     folder = output.with_suffix("")
     resume_from = newest_checkpoint(folder) if resume else None
     with _process_group(device, folder) as (device, first):
@@ -84,9 +86,12 @@ def _process_group(device, folder):
         return
 
     def end(*_):
+        kept = None
+        with contextlib.suppress(ValueError):  # what lies there is another version's
+            kept = newest_checkpoint(folder)
         raise SystemExit(
             "ended, because another process of this run did; go on with --resume from "
-            f"{newest_checkpoint(folder) or 'the start: no epoch was finished'}"
+            f"{kept or 'the start: no epoch was finished'}"
         )
 
     device = choose_device(device)

@@ -19,6 +19,7 @@ from .config import (
     check_type,
     choose_device,
     random_stream,
+    seeded,
     write_atomically,
 )
 from .models import Discriminator, Generator
@@ -54,8 +55,7 @@ class TrainingState:
         check_type("config", config, CGANConfig)
         check_count("seed", seed, minimum=0)
         device = choose_device(device)
-        with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
-            torch.set_rng_state(random_stream(seed, WEIGHTS).get_state())
+        with seeded(seed, WEIGHTS):
             generator = Generator(config).to(device)
             discriminator = Discriminator(config).to(device)
         live_generator = generator
@@ -84,7 +84,7 @@ class TrainingState:
 
     @property
     def penalized(self):
-        """Whether the next step has the gradient penalty: lazily, Karras et al. 2020."""
+        """Whether the next step has the gradient penalty: Karras et al. 2020, arXiv 1912.04958."""
         return self.config.gradient_penalty > 0 and self.step % PENALTY_EVERY == 0
 
     @property
@@ -130,7 +130,7 @@ def save_checkpoint(path, state):
 
 
 def save_rolling(folder, state, keep=2):
-    """Save as `folder`/step-000012.pt, then remove all but the newest `keep`; returns the path."""
+    """Save as `folder`/step-000000012.pt, remove all but the newest `keep`; returns the path."""
     check_type("folder", folder, str, os.PathLike)
     check_type("state", state, TrainingState)
     check_count("keep", keep)
@@ -142,17 +142,24 @@ def save_rolling(folder, state, keep=2):
 
 
 def newest_checkpoint(folder):
-    """The newest whole checkpoint that `save_rolling` left in `folder`, or None.
+    """The newest whole checkpoint that `save_rolling` left in `folder`; None if it left none.
 
-    Damaged ones are passed over, which is why it keeps more than one.
+    Damaged ones are passed over, which is why it keeps more than one. Raises ValueError if all
+    are: a run that started anew would remove them, and they may be another version's.
     """
     check_type("folder", folder, str, os.PathLike)
+    faults = {}
     for path in _rolling(Path(folder)):
         try:
             load_checkpoint(path)
             return path
         except ValueError as damage:
             logger.warning("passed over: %s", damage)
+            faults[path.name] = damage
+    if faults:
+        newest, *_ = faults.values()
+        names = ", ".join(faults)
+        raise ValueError(f"folder: {folder} has {names}, of which none can be loaded; {newest}")
     return None
 
 

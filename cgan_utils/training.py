@@ -4,10 +4,16 @@ Goodfellow et al. 2014 (arXiv 1406.2661), equation 1 and algorithm 1, with a lab
 networks as in Mirza & Osindero 2014 (arXiv 1411.1784), equation 2.
 """
 
+import contextlib
 import dataclasses
 import math
+import os
+import signal
 import sys
+import tempfile
+import threading
 import types
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -61,13 +67,14 @@ def gradient_penalty(real_logits, images):
     """R1: the squared length of D's gradient at real images, averaged over the batch.
 
     Mescheder et al. 2018 (arXiv 1801.04406), equation 9, without gamma / 2. A steep D lets G run
-    past the real images; a flat one lets it come to rest there. Later, in smaller steps, D may be
-    steeper: gamma falls with the learning rate, to a tenth (as in Huang et al. 2024, arXiv
-    2501.05441). Logits (N,), computed from images (N, C, H, W) that require a gradient -> scalar,
-    itself differentiable.
+    past the real images; a flat one lets it come to rest there. Logits (N,), computed from images
+    (N, C, H, W) that require a gradient -> scalar, itself differentiable.
     """
     _check_slope(real_logits, images)
-    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    total = real_logits.sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError("real_logits must be computed from images; they do not depend on them")
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -75,10 +82,11 @@ def mismatch_loss(logits, labels):
     """-log(1 - D(x, y')), averaged over real images x and all labels y' that are not theirs.
 
     A picture that looks real is no excuse for a wrong label: Reed et al. 2016 (arXiv 1605.05396),
-    section 4.1, who draw one wrong label for each. Logits (N, num_classes), of each image with
+    section 4.2, who draw one wrong label for each. Logits (N, num_classes), of each image with
     every label, and its own labels int64 (N,) -> scalar; ln 2 when D only guesses.
     """
     check_tensor("logits", logits, "float", "N", "num_classes")
+    check_count("num_classes of logits", logits.shape[1], minimum=2)
     check_tensor("labels", labels, torch.int64, len(logits))
     with label_range(labels, logits.shape[1]):
         wrong = torch.ones_like(logits).scatter(1, labels.unsqueeze(1), 0)
@@ -109,6 +117,7 @@ def discriminator_step(state, images, labels, fake, fake_labels):
     loss = discriminator_loss(real_logits, fake_logits)
     if state.penalized:  # seldom, and then with so much more weight
         (group,) = state.discriminator_optimizer.param_groups
+        # Later, in smaller steps, D may be steeper: as in Huang et al. 2024 (arXiv 2501.05441).
         gamma = config.gradient_penalty * (0.1 + 0.9 * group["lr"] / config.learning_rate)
         extra += PENALTY_EVERY * gamma / 2 * gradient_penalty(real_logits, images)
     state.discriminator_optimizer.zero_grad()
@@ -181,9 +190,11 @@ def draw_batch(state, data, batch):
 def train_epoch(state, data, order, bar, engine):
     """Train on the images in `order` (indices int64, in what is left of this epoch).
 
-    engine(state, data, batch): runs `training_step` on what `draw_batch` gives.
+    engine(state, data, batch): runs `training_step` on what `draw_batch` gives. What it returns
+    goes to state.measures, float (steps of an epoch, 4). bar: told of each step by bar.update().
     """
     _check_indices("order", order, state, data)
+    check_tensor("state.measures", state.measures, "float", "steps", len(MEASURES))
     total_steps = state.config.epochs * steps_per_epoch(state.config, data)
     for batch in order.split(state.config.batch_size * processes()):
         set_learning_rate(state, total_steps)
@@ -238,12 +249,14 @@ def train(
     checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept.
     progress: a progress bar and one printed line per epoch.
 
-    Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far.
-    Raises TypeError or ValueError for an argument it cannot train with, before any work is done,
-    and FloatingPointError, naming the step, when a loss is no longer finite.
+    Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far, once the
+    step or callback under way is done; a second time does not wait for that.
+    Raises TypeError or ValueError for an argument it cannot train with (FileNotFoundError for a
+    checkpoint that is not there), before any work is done, and FloatingPointError, naming the step,
+    when a loss is no longer finite.
     """
     device = choose_device(device)
-    _check_arguments(config, data, engine, seed, step, max_steps, callback)
+    _check_arguments(config, data, engine, seed, step, max_steps, callback, resume_from)
     if resume_from is None:
         state = TrainingState.create(config, seed, device)
     else:
@@ -263,8 +276,13 @@ def train(
         engine = "eager"  # it may do something else each time; the others record it once
     run_step = make_engine(engine, device, last_step, draw_batch, step or training_step)
     batch_size = config.batch_size * processes()
+    if checkpoint_folder is not None:
+        _check_folder(checkpoint_folder)
 
-    with _progress_bar(state.step, last_step, progress) as bar:
+    with (
+        _progress_bar(state.step, last_step, progress) as bar,
+        _interrupted_between_steps(run_step) as run_step,
+    ):
         try:
             while state.step < last_step:
                 epoch, done = divmod(state.step, epoch_steps)
@@ -285,6 +303,36 @@ def train(
         except KeyboardInterrupt:
             tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
     return state
+
+
+@contextlib.contextmanager
+def _interrupted_between_steps(run_step):
+    """Gives a `run_step` that Ctrl-C stops only before it begins: half a step cannot be resumed.
+
+    A second Ctrl-C takes effect at once. A program's own way with Ctrl-C is left alone.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield run_step
+        return
+    interrupted = False
+
+    def note(*_):
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    def run_unless_interrupted(*arguments):
+        if interrupted:
+            raise KeyboardInterrupt
+        return run_step(*arguments)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield run_unless_interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _progress_bar(done, total, progress):
@@ -319,7 +367,9 @@ def _check_finite(state, first, last, checkpoint_folder):
         row = first + bad.int().argmax().item()
         step = state.step - last + row + 1
         values = dict(zip(MEASURES, state.measures[row].tolist(), strict=True))
-        kept = checkpoint_folder and newest_checkpoint(checkpoint_folder)
+        kept = None
+        with contextlib.suppress(ValueError):  # what lies there is another version's
+            kept = checkpoint_folder and newest_checkpoint(checkpoint_folder)
         raise FloatingPointError(
             f"training left the finite numbers at step {step}: {values}; "
             f"last good checkpoint: {kept or 'none was saved'}"
@@ -327,15 +377,21 @@ def _check_finite(state, first, last, checkpoint_folder):
 
 
 def _check_batch(state, **tensors):
-    """Raise unless a step can be made of them. Their names say what they must be."""
+    """Raise unless a step can be made of them. Their names say what they must be.
+
+    There must be a label for each row of the tensor before the labels.
+    """
     check_type("state", state, TrainingState, types.SimpleNamespace)  # or an engine's stand-in
+    count = "N"
     for name, tensor in tensors.items():
         if name.endswith("labels"):
-            check_tensor(name, tensor, torch.int64, "N")
-        elif name == "z":
-            check_tensor(name, tensor, "float", "N", state.config.latent_dim)
+            check_tensor(name, tensor, torch.int64, count)
+            if isinstance(state, TrainingState):  # a stand-in's step may be recorded: no values
+                _check_range(name, tensor, state.config.num_classes)
         else:
-            check_tensor(name, tensor, "float", "N", *state.config.image_shape)
+            row = (state.config.latent_dim,) if name == "z" else state.config.image_shape
+            check_tensor(name, tensor, "float", "N", *row)
+            count = len(tensor)
 
 
 def _check_slope(real_logits, images):
@@ -350,13 +406,17 @@ def _check_indices(name, indices, state, data):
     _check_batch(state)
     check_type("data", data, LabelledImages)
     check_tensor(name, indices, torch.int64, "N")
+    _check_range(name, indices, len(data))
+
+
+def _check_range(name, indices, count):
     if indices.device.type == "cpu":  # a GPU would have to be waited for, and checks this itself
-        low, high = indices.aminmax()
-        if low < 0 or high >= len(data):
-            raise ValueError(f"{name} must lie in 0..{len(data) - 1}; got {low}..{high}")
+        low, high = (index.item() for index in indices.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name} must lie in 0..{count - 1}; got {low}..{high}")
 
 
-def _check_arguments(config, data, engine, seed, step, max_steps, callback):
+def _check_arguments(config, data, engine, seed, step, max_steps, callback, resume_from):
     check_type("config", config, CGANConfig)
     check_type("data", data, LabelledImages)
     for name, expected, found in (
@@ -368,9 +428,14 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback):
                 f"data has {name} {found}, config has {expected}; train with "
                 f"config.replace({name}={found})"
             )
-    if config.conditional_norm and len(data) % config.batch_size == 1:
+    share = len(data) // processes()
+    if share == 0:
         raise ValueError(
-            f"batch_size {config.batch_size} leaves a last batch of one of the {len(data)} images, "
+            f"data must have an image for each of the {processes()} processes; got {len(data)}"
+        )
+    if config.conditional_norm and 1 in (config.batch_size, share % config.batch_size):
+        raise ValueError(
+            f"batch_size {config.batch_size} leaves a last batch of one of the {share} images, "
             "which batch norm cannot train on; choose another"
         )
     if engine not in ENGINES:
@@ -381,10 +446,28 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback):
     for name, function in (("step", step), ("callback", callback)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be callable; got {function!r}")
+    if resume_from is not None:
+        check_type("resume_from", resume_from, str, os.PathLike)
+
+
+def _check_folder(checkpoint_folder):
+    """Raise unless files can be written there; it is made if it is not there yet."""
+    check_type("checkpoint_folder", checkpoint_folder, str, os.PathLike)
+    folder = Path(checkpoint_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint_folder must be one that can be written to; got {folder} ({error})"
+        ) from error
 
 
 def _resume(path, config, seed, device):
-    state = load_checkpoint(path, device)
+    try:
+        state = load_checkpoint(path, device)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"resume_from{str(error).removeprefix('path')}") from error
     if state.config.replace(epochs=config.epochs) != config:
         raise ValueError(f"resume_from: {path} was trained with {state.config}; got {config}")
     if state.seed != seed:

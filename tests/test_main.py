@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import cgan_utils as cg
+from cgan_utils import __main__ as command_line
 
 
 def run(*arguments):
@@ -40,3 +42,33 @@ def test_unknown_flags_and_bad_values_are_refused(tmp_path):
     bad = run("train", "--epochs", 0, "--output", tmp_path / "x.pt")
     assert bad.returncode != 0 and "epochs must be at least 1; got 0" in bad.stderr + bad.stdout
     assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.v1"])
+def test_an_output_that_would_share_its_folder_is_refused(name, tmp_path):
+    with pytest.raises(SystemExit, match=rf"output must end in \.pt, .*; got .*{name}$"):
+        command_line.train_command(output=tmp_path / name, device="cpu", max_steps=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_that_cannot_be_loaded_are_neither_ignored_nor_removed(tmp_path):
+    old = tmp_path / "mine" / "step-000000009.pt"
+    old.parent.mkdir()
+    old.write_text("another version's")
+    with pytest.raises(ValueError, match=old.name):
+        command_line.train_command(output=tmp_path / "mine.pt", resume=True, max_steps=1)
+    assert old.exists()
+
+
+def test_checkpoints_that_cannot_be_loaded_do_not_hide_why_a_process_ended(tmp_path, monkeypatch):
+    (tmp_path / "step-000000009.pt").write_text("another version's")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    for name in ("init_process_group", "get_rank"):
+        monkeypatch.setattr(command_line.distributed, name, lambda *_: 0)
+    message = "another process of this run did; .* no epoch was finished"
+    with (
+        pytest.raises(SystemExit, match=message),
+        command_line._process_group("cpu", tmp_path),
+    ):
+        raise RuntimeError("Connection closed by peer")

@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -35,6 +37,13 @@ def weights(network):
 
 def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def assert_same_bits(state, expected):
+    assert state.step == expected.step and state.history == expected.history
+    for network in ("generator", "live_generator", "discriminator"):
+        ours, theirs = (getattr(s, network).state_dict().values() for s in (state, expected))
+        assert equal(ours, theirs)
 
 
 # -- the losses
@@ -277,9 +286,19 @@ def test_learning_rate_falls_in_a_line_to_zero(tuned_config, tiny_data, monkeypa
     assert rates == [[pytest.approx(1e-3 * (8 - k) / 8)] * 2 for k in range(8)]
 
 
-def test_batch_norm_cannot_train_on_a_batch_of_one(tuned_config, tiny_data):
-    with pytest.raises(ValueError, match=r"batch_size .* 54 images"):
-        quiet_train(tuned_config.replace(batch_size=53), tiny_data)
+@pytest.mark.parametrize(("batch_size", "processes"), [(53, 1), (1, 1), (13, 2)])
+def test_batch_norm_cannot_train_on_a_batch_of_one(
+    batch_size, processes, tuned_config, tiny_data, monkeypatch
+):
+    monkeypatch.setattr(training, "processes", lambda: processes)
+    with pytest.raises(ValueError, match=rf"batch_size {batch_size} .* {54 // processes} images"):
+        quiet_train(tuned_config.replace(batch_size=batch_size), tiny_data)
+
+
+def test_each_process_needs_an_image(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(training, "processes", lambda: 55)
+    with pytest.raises(ValueError, match=r"data must .* 55 processes; got 54"):
+        quiet_train(tiny_config, tiny_data)
 
 
 # -- the loop
@@ -406,11 +425,7 @@ def test_resuming_equals_the_uninterrupted_run(recipe, stop, tiny_data, tmp_path
     part = quiet_train(config, tiny_data, max_steps=stop)
     assert part.step == stop
     path = cg.save_checkpoint(tmp_path / "part.pt", part)
-    resumed = quiet_train(config, tiny_data, resume_from=path)
-    assert resumed.step == 8 and resumed.history == whole.history
-    for network in ("generator", "live_generator", "discriminator"):
-        expected = getattr(whole, network).state_dict().values()
-        assert equal(expected, getattr(resumed, network).state_dict().values())
+    assert_same_bits(quiet_train(config, tiny_data, resume_from=path), whole)
 
 
 def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch, capsys):
@@ -426,6 +441,57 @@ def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch
     state = quiet_train(tiny_config, tiny_data)
     assert (state.step, state.epoch) == (5, 1)
     assert "interrupted after step 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "step"),
+    [("generator_step", 3, 3), ("generator_step", 8, 8), ("_check_finite", 1, 4)],
+)
+def test_an_interrupt_leaves_neither_step_nor_epoch_half_done(
+    place, call, step, tuned_config, tiny_data, monkeypatch, tmp_path
+):
+    """A real SIGINT in the middle of a step, of the last one, and after an epoch's last one."""
+    whole = quiet_train(tuned_config, tiny_data)
+    calls, function = itertools.count(1), getattr(training, place)
+
+    def interrupted(*args):
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return function(*args)
+
+    monkeypatch.setattr(training, place, interrupted)
+    part = quiet_train(tuned_config, tiny_data)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (part.step, part.epoch) == (step, step // 4)
+    path = cg.save_checkpoint(tmp_path / "part.pt", part)
+    assert_same_bits(quiet_train(tuned_config, tiny_data, resume_from=path), whole)
+
+
+def test_a_second_interrupt_does_not_wait(tiny_config, tiny_data):
+    def step(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it waited")
+
+    assert quiet_train(tiny_config, tiny_data, step=step).step == 0
+
+
+def test_a_programs_own_way_with_interrupts_is_left_alone(tiny_config, tiny_data):
+    seen = []
+    signal.signal(signal.SIGINT, lambda *_: seen.append("an interrupt"))
+    try:
+        state = quiet_train(
+            tiny_config, tiny_data, callback=lambda _: signal.raise_signal(signal.SIGINT)
+        )
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert state.step == 8 and len(seen) == 2
+
+
+def test_training_in_another_thread(tiny_config, tiny_data):
+    with ThreadPoolExecutor() as pool:
+        state = pool.submit(quiet_train, tiny_config, tiny_data).result()
+    assert_same_bits(state, quiet_train(tiny_config, tiny_data))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(
@@ -445,6 +511,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(
     with pytest.raises(FloatingPointError, match=r"step 7: .*nan.*step-000000004\.pt"):
         quiet_train(tiny_config, tiny_data, checkpoint_folder=tmp_path)
     assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path)).step == 4
+
+
+def test_checkpoints_that_cannot_be_loaded_do_not_hide_it(tiny_config, tiny_data, tmp_path):
+    (tmp_path / "step-000000009.pt").write_text("another version's")
+    options = dict(step=lambda *_: torch.full((4,), math.nan), checkpoint_folder=tmp_path)
+    with pytest.raises(FloatingPointError, match=r"step 1: .*checkpoint: none"):
+        quiet_train(tiny_config, tiny_data, **options)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 3, 4)])
@@ -483,12 +556,19 @@ def test_progress_lines_go_to_stdout(tiny_config, tiny_data, capfd):
         ({"max_steps": 0}, ValueError),
         ({"callback": 3}, TypeError),
         ({"step": "training_step"}, TypeError),
+        ({"resume_from": 3}, TypeError),
+        ({"resume_from": "nowhere.pt"}, FileNotFoundError),
+        ({"resume_from": __file__}, ValueError),
+        ({"checkpoint_folder": 3}, TypeError),
+        ({"checkpoint_folder": __file__}, ValueError),
+        ({"checkpoint_folder": "/sys"}, ValueError),  # refuses new files, even to root
     ],
 )
-def test_bad_arguments_are_named(change, error, tiny_config, tiny_data):
+def test_bad_arguments_are_named(change, error, spy, tiny_config, tiny_data):
     arguments = {"config": tiny_config, "data": tiny_data, "device": "cpu"} | change
-    with pytest.raises(error, match=next(iter(change))):
+    with pytest.raises(error, match=rf"^{next(iter(change))}\b"):
         cg.train(**arguments)
+    assert spy == []  # before any work was done
 
 
 def test_data_that_does_not_fit_the_config_is_named(tiny_config, tiny_data):
