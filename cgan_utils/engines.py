@@ -21,7 +21,7 @@ aten = torch.ops.aten
 ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program saves more time than making it costs: on the
-# CPU of results/speed.json a fifth of a second, to save 0.9 ms of each step; under a second for a
+# CPU of results/speed.json a third of a second, to save 0.9 ms of each step; under a second for a
 # capture.
 COMPILING_PAYS = 500
 CAPTURING_PAYS = 200

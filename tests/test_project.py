@@ -1,11 +1,13 @@
 """The files around the package agree with each other."""
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import mutation
@@ -95,8 +97,56 @@ def test_imports_run_one_way():
 
 
 def imported_by(module):
-    source = (CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8")
-    return set(re.findall(r"^from \.+(\w+) import", source, re.MULTILINE))
+    """The modules of the package that one of them imports."""
+    names = imports((CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8"))
+    return {name.removeprefix("cgan_utils").strip(".") for name in names if is_ours(name)}
+
+
+def is_ours(name):
+    return name.startswith((".", "cgan_utils"))
+
+
+def imports(source):
+    """What is imported anywhere in a file, as it is written: os.path, .config, cgan_utils.data."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            yield from [origin] if node.module else [origin + alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from .engines import Eager", ".engines"),
+        ("from . import engines", ".engines"),
+        ("def f():\n    from .engines import Eager", ".engines"),
+        ("import os, cgan_utils.engines", "cgan_utils.engines"),
+        ("from cgan_utils.engines import Eager", "cgan_utils.engines"),
+    ],
+)
+def test_imports_are_seen_however_they_are_written(source, name):
+    assert name in imports(source)
+
+
+@pytest.mark.parametrize("folder", ["cgan_utils", "tests"])
+def test_every_import_is_a_declared_dependency(folder):
+    needs = PROJECT["dependencies"]
+    if folder == "tests":
+        needs = needs + [
+            need for extra in PROJECT["optional-dependencies"].values() for need in extra
+        ]
+    declared = {re.match(r"[\w-]+", need)[0] for need in needs}
+    owners = packages_distributions()
+    files = list((CLONE / folder).rglob("*.py"))
+    known = sys.stdlib_module_names | {path.stem for path in files}
+    for path in files:
+        for name in imports(path.read_text(encoding="utf-8")):
+            top = name.split(".")[0]
+            if not is_ours(name) and top not in known:
+                packages = {owner.lower().replace("_", "-") for owner in owners[top]}
+                assert packages & declared, f"{path.name} imports {top}"
 
 
 def test_help_lists_the_targets():

@@ -19,6 +19,7 @@ import cgan_utils as cg
 from cgan_utils import __main__ as command_line
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+RESULTS = Path(__file__).parent / "benchmarks" / "results"
 
 
 def blocks(language):
@@ -64,3 +65,12 @@ def test_commands(few_images, monkeypatch, capsys):
     report = json.loads(Path("runs/mine.json").read_text(encoding="utf-8"))
     assert report["gan_test"] < report["real"]["gan_test"]
     assert "GAN-test" in capsys.readouterr().out
+
+
+def test_gan_train_by_the_number_of_pictures():
+    text = (RESULTS / "gan_train_by_size.json").read_text(encoding="utf-8")
+    accuracy = json.loads(text)["gan_train"]
+    said = re.search(r"it draws: from (.*?) \(.*? learns (.*?)% of", README, re.DOTALL)
+    sizes, shares = (re.findall(r"[\d,.]*\d", part) for part in said.groups())
+    assert sizes == [f"{int(size):,}" for size in accuracy]
+    assert shares == [f"{100 * a['generated'] / a['real']:.1f}" for a in accuracy.values()]

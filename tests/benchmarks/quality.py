@@ -23,11 +23,11 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 import cgan_utils as cg
+from cgan_utils.evaluation import FIGURES
 from cgan_utils.pretrained import save_pretrained
 
 GRIDS = Path(__file__).parents[1] / "pretrained_grids"
 RESULTS = Path(__file__).parent / "results" / "quality.json"
-FIGURES = ("gan_test", "gan_train", "frechet", "density", "coverage", "diversity")
 PER_CLASS = ("gan_test_per_class", "gan_train_per_class", "diversity_per_class")
 
 
@@ -60,7 +60,7 @@ def measure(recipe, seeds, device="cpu", ship=False):
         result = cg.train(config, data, device, seed=seed, progress=False)
         seconds.append(round(time.process_time() - start))
         if ship and seed == seeds[0]:
-            ship_generator(recipe, result.generator, seed, seconds[0])
+            ship_generator(recipe, result.generator, seed, seconds[0], device)
         report = cg.evaluate(result.generator, seed, progress=False)
         histories.append(result.history)
         reports.append(report)
@@ -93,9 +93,9 @@ def measure(recipe, seeds, device="cpu", ship=False):
     }
 
 
-def ship_generator(recipe, generator, seed, seconds):
+def ship_generator(recipe, generator, seed, seconds, device):
     """Put it into the package; its figures are those of the half-precision weights there."""
-    record = {"seed": seed, "training_cpu_seconds": seconds, "machine": machine("cpu")}
+    record = {"seed": seed, "training_cpu_seconds": seconds, "machine": machine(device)}
     save_pretrained(recipe, generator, record)
     shipped = cg.load_pretrained(recipe)
     save_pretrained(recipe, shipped, record | {"figures": cg.evaluate(shipped, progress=False)})
@@ -129,9 +129,10 @@ def read_results(path):
 
 
 def write_results(path, results):
-    """As JSON, with each list of plain values on one line."""
+    """As JSON, with each list of plain values on one line; makes the folder."""
     text = json.dumps(results, indent=2)
     text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
 
 

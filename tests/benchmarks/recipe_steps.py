@@ -12,9 +12,10 @@ z, each as all ten classes.
 from pathlib import Path
 
 import tyro
-from quality import FIGURES, machine, picture, read_results, write_results
+from quality import machine, picture, read_results, write_results
 
 import cgan_utils as cg
+from cgan_utils.evaluation import FIGURES
 
 RESULTS = Path(__file__).parent / "results" / "recipe_steps.json"
 EPOCHS = {"steps": 4, "without": 2}
@@ -24,7 +25,7 @@ STEPS = {  # each changes what the ones before it left
     "average of G": {"ema_decay": 0.999},
     "projection": {"projection": True},
     "gradient penalty": {"gradient_penalty": 0.5},
-    "Adam without momentum": {
+    "faster steps": {
         "betas": (0.0, 0.99),
         "learning_rate": 1e-3,
         "learning_rate_decay": True,

@@ -13,12 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 import tyro
-from quality import machine
+from quality import machine, write_results
+from speed import package_steps
 from torch import distributed
 
 import cgan_utils as cg
@@ -31,25 +31,22 @@ BYTES = (4, 2**14, 2**18, 2**20, 2**22, 2**24)
 
 def step_seconds(config, data, steps, engine_class):
     """Seconds of one training step while all processes make theirs, the median of `steps`."""
-    state = cg.TrainingState.create(config, seed=0)
     engine = engine_class(training.draw_batch, cg.training_step)
-    state.measures = torch.zeros(training.steps_per_epoch(config, data), 4)
-    bar = types.SimpleNamespace(update=lambda: None)
     together = engines.processes() if engine_class is engines.Distributed else 1
-    batches = torch.randperm(len(data)).split(config.batch_size * together)
-    return median_seconds(lambda i: cg.train_epoch(state, data, batches[i], bar, engine), steps)
+    loop = package_steps(config, data, engine, config.batch_size * together)
+    return median_seconds(lambda: next(loop), steps)
 
 
 def sum_seconds(size, repeats):
     numbers = torch.zeros(size // 4)
-    return median_seconds(lambda _: distributed.all_reduce(numbers), repeats)
+    return median_seconds(lambda: distributed.all_reduce(numbers), repeats)
 
 
 def median_seconds(function, repeats):
     seconds = []
-    for i in range(repeats + 3):  # the first three warm up
+    for _ in range(repeats + 3):  # the first three warm up
         start = time.perf_counter()
-        function(i)
+        function()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[3:])
 
@@ -109,8 +106,7 @@ def main(output: Path = RESULTS, short: bool = False):
         "batch_size": {name: config.batch_size for name, config in RECIPES.items()},
         "machine": machine("cpu") | {"threads": 1, "cores": os.cpu_count()},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_results(output, results)
     print(json.dumps(results, indent=2))
 
 

@@ -10,7 +10,6 @@ interruptions.
 """
 
 import itertools
-import json
 import os
 import platform
 import resource
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from quality import write_results
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -123,14 +123,20 @@ def post_steps(device, one_tensor=False, fused=False, wait=True):
 
 
 def engine_steps(name, device, data):
-    """The package's loop with one engine; gives control back after each step."""
-    state = cg.TrainingState.create(CONFIG, 0, device)
+    """`package_steps` of the recipe with one engine."""
     data = cg.LabelledImages(data.images.to(device), data.labels.to(device), data.classes)
     engine = engines.make_engine(name, device, 1, training.draw_batch, training.training_step)
-    state.measures = torch.zeros(training.steps_per_epoch(CONFIG, data), 4, device=device)
+    return package_steps(CONFIG, data, engine, CONFIG.batch_size)
+
+
+def package_steps(config, data, engine, rows):
+    """The package's loop on `rows` images at a time; gives control back after each step."""
+    device = data.images.device
+    state = cg.TrainingState.create(config, 0, device)
+    state.measures = torch.zeros(training.steps_per_epoch(config, data), 4, device=device)
     bar = types.SimpleNamespace(update=lambda: None)
     while True:
-        for batch in torch.randperm(len(data)).to(device).split(CONFIG.batch_size):
+        for batch in torch.randperm(len(data)).to(device).split(rows):
             cg.train_epoch(state, data, batch, bar, engine)
             yield
 
@@ -227,8 +233,7 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
         ),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_results(output, results)
     print_table(results)
 
 
