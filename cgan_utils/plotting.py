@@ -25,29 +25,36 @@ COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 def show(figure, alt, colours=256):
     """Show a figure with alternative text, for screen readers and for readers of the plain text.
 
-    colours: fewer make a smaller notebook of many figures; 32 are hardly seen to be fewer.
+    colours: at most 256; fewer make a smaller notebook of many figures, and 32 are hardly seen to
+    be fewer. None keeps them all, as a colour scale needs.
     """
     if not isinstance(figure, Figure):
         raise TypeError(f"figure must be a matplotlib Figure; got a {type(figure).__name__}")
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
-    check_count("colours", colours)
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=100, bbox_inches="tight")
+    if colours is not None:
+        check_count("colours", colours)
+        if colours > 256:
+            raise ValueError(f"colours must be at most 256, or None to keep all; got {colours}")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
-    quantized = Image.open(full).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
-    quantized.putpalette(_grey_stays_grey(quantized.getpalette()))
-    quantized.save(small, format="png", optimize=True)
-    bundle = {"image/png": small.getvalue(), "text/plain": alt}
+    if colours is not None:
+        png = _with_fewer_colours(png, colours)
+    bundle = {"image/png": png.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def _grey_stays_grey(palette):
-    """A palette's red, green, blue, red, ...: what is nearly grey becomes so, without a tint."""
-    colours = np.array(palette).reshape(-1, 3)
-    tinted = np.ptp(colours, axis=1) < 40
-    colours[tinted] = colours[tinted].mean(axis=1, keepdims=True)
-    return colours.flatten().tolist()
+def _with_fewer_colours(png, count):
+    """The same picture, both as PNG in memory. What is nearly grey becomes grey, without a tint."""
+    picture = Image.open(png).convert("RGB").quantize(count, Image.Quantize.MAXCOVERAGE)
+    palette = np.array(picture.getpalette()).reshape(-1, 3)
+    tinted = np.ptp(palette, axis=1) < 40
+    palette[tinted] = palette[tinted].mean(axis=1, keepdims=True)
+    picture.putpalette(palette.flatten().tolist())
+    smaller = io.BytesIO()
+    picture.save(smaller, format="png", optimize=True)
+    return smaller
 
 
 def show_source(*objects):

@@ -145,10 +145,31 @@ def test_show_carries_the_picture_and_its_alternative_text(displayed):
     ((data, options),) = displayed
     assert data["text/plain"] == "A grey square."
     assert options["metadata"]["image/png"]["alt"] == "A grey square."
-    assert Image.open(io.BytesIO(data["image/png"])).getpixel((80, 100)) is not None
-    assert (
-        set(plotting.plt.get_fignums()) == open_before
-    )  # closed: not drawn a second time by the notebook
+    assert colours_of(data)[0][1] == (127, 127, 127)  # besides the white around it
+    assert set(plotting.plt.get_fignums()) == open_before  # closed: the notebook draws it once
+
+
+def colours_of(data):
+    """The colours of the picture that was shown, most frequent first, without white: (n, rgb)."""
+    picture = Image.open(io.BytesIO(data["image/png"])).convert("RGB")
+    colours = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    return [(count, rgb) for count, rgb in colours if rgb != (255, 255, 255)]
+
+
+def test_fewer_colours_are_grey_or_clear_and_all_colours_are_kept_on_request(displayed):
+    values = torch.linspace(-1, 1, 9).view(3, 3)
+    for colours in (16, None):
+        cg.show(cg.plot_matrix(values, CLASSES, "label", (-1, 1)), alt="A.", colours=colours)
+    (few, _), (all_of_them, _) = displayed
+    spread = [max(rgb) - min(rgb) for _, rgb in colours_of(few)]
+    assert len(spread) < 16 and not any(0 < tint < 35 for tint in spread)
+    scale = plotting.plt.get_cmap("PuOr")
+    for value in values.flatten().tolist():
+        due = tuple(round(255 * part) for part in scale((value + 1) / 2)[:3])
+        assert any(
+            max(abs(a - b) for a, b in zip(rgb, due, strict=True)) <= 1 and count > 1000
+            for count, rgb in colours_of(all_of_them)
+        ), f"no cell has the colour of {value}"
 
 
 def test_show_source_is_the_package_source(displayed):
