@@ -50,13 +50,17 @@ def train_command(
         engine: auto, eager, compiled or graph: how the step is run
         seed: fixes the initial weights, the order of the images and all noise
         max_steps: stop after this many updates
-        resume: go on from the newest whole checkpoint in that folder, if there is one
+        resume: go on from the newest whole checkpoint in that folder; if it has none, start
     """
     output = output or runs_folder() / "original.pt"
     if output.suffix != ".pt":
         raise SystemExit(f"output must end in .pt, as in {output}.pt; got {output}")
     folder = output.with_suffix("")
     resume_from = newest_checkpoint(folder) if resume else None
+    if resume and resume_from is None and any(folder.glob("*.pt")):  # a new run would remove them
+        raise SystemExit(
+            f"resume: no checkpoint in {folder} can be loaded; to start anew, move them"
+        )
     with _process_group(device, folder) as (device, first):
         state = train(
             config,
@@ -86,12 +90,9 @@ def _process_group(device, folder):
         return
 
     def end(*_):
-        kept = None
-        with contextlib.suppress(ValueError):  # what lies there is another version's
-            kept = newest_checkpoint(folder)
         raise SystemExit(
             "ended, because another process of this run did; go on with --resume from "
-            f"{kept or 'the start: no epoch was finished'}"
+            f"{newest_checkpoint(folder) or 'the start: no epoch was finished'}"
         )
 
     device = choose_device(device)

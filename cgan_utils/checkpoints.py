@@ -142,24 +142,17 @@ def save_rolling(folder, state, keep=2):
 
 
 def newest_checkpoint(folder):
-    """The newest whole checkpoint that `save_rolling` left in `folder`; None if it left none.
+    """The newest whole checkpoint that `save_rolling` left in `folder`, or None.
 
-    Damaged ones are passed over, which is why it keeps more than one. Raises ValueError if all
-    are: a run that started anew would remove them, and they may be another version's.
+    Damaged ones are passed over, which is why it keeps more than one.
     """
     check_type("folder", folder, str, os.PathLike)
-    faults = {}
     for path in _rolling(Path(folder)):
         try:
             load_checkpoint(path)
             return path
         except ValueError as damage:
             logger.warning("passed over: %s", damage)
-            faults[path.name] = damage
-    if faults:
-        newest, *_ = faults.values()
-        names = ", ".join(faults)
-        raise ValueError(f"folder: {folder} has {names}, of which none can be loaded; {newest}")
     return None
 
 

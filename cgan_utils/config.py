@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -166,7 +167,15 @@ def check_tensor(name, value, dtype, *shape):
     lengths = zip(shape, value.shape, strict=False)
     fits = all(n == due or (isinstance(due, str) and n > 0) for due, n in lengths)
     if value.dim() != len(shape) or not fits:
-        raise ValueError(f"{name} must have shape {written}, not empty; got {tuple(value.shape)}")
+        rule = ", not empty" if any(isinstance(due, str) for due in shape) else ""
+        raise ValueError(f"{name} must have shape {written}{rule}; got {tuple(value.shape)}")
+
+
+def check_range(name, indices, count):
+    """Raise unless all of the indices, int64 (N,), lie in 0..count-1."""
+    low, high = (end.item() for end in indices.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"{name} must lie in 0..{count - 1}; got {low}..{high}")
 
 
 def kind(value):
@@ -219,6 +228,12 @@ def runs_folder():
     folder = Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def make_writable(folder):
+    """Make the folder if it is not there yet; raise OSError unless files can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def write_atomically(path, write):

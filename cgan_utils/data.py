@@ -21,11 +21,13 @@ import torch
 
 from .config import (
     FASHION_MNIST_CLASSES,
+    check_range,
     check_tensor,
     check_tuple,
     check_type,
     data_folder,
     kind,
+    make_writable,
     write_atomically,
 )
 
@@ -81,12 +83,7 @@ class LabelledImages:
                 f"for {len(self.images)} images"
             )
         check_tuple("classes", self.classes, str)
-        lowest, highest = self.labels.aminmax()
-        if lowest < 0 or highest >= len(self.classes):
-            raise ValueError(
-                f"labels must lie in 0..{len(self.classes) - 1}, one number per name in classes; "
-                f"got {lowest}..{highest}"
-            )
+        check_range("labels", self.labels, len(self.classes))
 
     def __len__(self):
         return len(self.labels)
@@ -147,8 +144,7 @@ def _files(folder):
         ) from None
     except _Unusable as fault:
         with _explained_if_unwritable(folder):  # found out before a download, not after it
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            make_writable(folder)
         files = _fetch(folder, fault)
     with _explained_if_unwritable(folder):
         for name, content in files.items():

@@ -90,9 +90,10 @@ def evaluate(generator, seed=0, *, gan_train_images=60_000, progress=True):
 def judge_images(judge, images, labels):
     """What can be said of any images in seconds: `evaluate`'s figures except GAN-train.
 
-    images float (N, 1, 28, 28) in [-1, 1], labels int64 (N,) they were asked for, each class twice
-    or more. They are compared with N real test images (at most all 10,000). The Fréchet distance,
-    coverage and density depend on N: compare only figures of the same N.
+    images float32 (N, 1, 28, 28) in [-1, 1], labels int64 (N,) they were asked for, each class
+    twice or more; others raise, and so does a judge that is no `Classifier`. They are compared with
+    N real test images (at most all 10,000). The Fréchet distance, coverage and density depend on N:
+    compare only figures of the same N.
     """
     check_type("judge", judge, Classifier)
     check_images(images, labels)
@@ -178,6 +179,8 @@ def likeness(judge, images, labels, test_images, test_labels):
 def frechet_distance(real, generated):
     """Fréchet distance between Gaussians fitted to two sets of features, float (N, F) and (M, F).
 
+    Each needs two rows or more, and raises otherwise.
+
     |m - m_w|^2 + Tr(C + C_w - 2 (C C_w)^(1/2)): Heusel et al. 2017 (arXiv 1706.08500), equation 6,
     with m, C the means and covariances. There the features are those of a network trained on
     ImageNet, here our judge's: the numbers here must not be compared with those published.
@@ -200,8 +203,8 @@ def density_and_coverage(real, generated, k=5):
     density = 1/(kM) sum over j and i of [y_j in B_i]: how many balls hold an image, divided by k.
     coverage = 1/N sum over i of [some y_j in B_i]: the share of balls that hold one.
 
-    real, generated: features, float (N, F) and (M, F), N > k. Distances are made 1000 rows at a
-    time: 40 MB each for 10,000 images.
+    real, generated: features, float (N, F) and (M, F), N > k, compared in the dtype of `real`.
+    Distances are made 1000 rows at a time: 40 MB each for 10,000 images.
     """
     check_count("k", k)
     _check_features("real", real, "F", minimum=k + 1)

@@ -14,6 +14,7 @@ from .config import (
     FASHION_MNIST_CLASSES,
     check_count,
     check_number,
+    check_range,
     check_tensor,
     choose_device,
     random_stream,
@@ -53,7 +54,7 @@ class Classifier(nn.Module):
 def train_classifier(
     images, labels, seed=0, *, epochs=5, batch_size=256, learning_rate=5e-3, progress=True
 ):
-    """A `Classifier` trained on images float (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
+    """A `Classifier` trained on images float32 (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
 
     Adam with a learning rate that rises, then falls to 0 (Smith & Topin 2017, arXiv 1708.07120).
     Raises TypeError or ValueError, naming the argument, for what it cannot train with.
@@ -63,6 +64,8 @@ def train_classifier(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_number("learning_rate", learning_rate)
+    if learning_rate == 0:
+        raise ValueError("learning_rate must be positive; got 0")
     classifier = _untrained(seed, images.device)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
     steps = epochs * math.ceil(len(images) / batch_size)
@@ -91,8 +94,7 @@ def check_images(images, labels):
         raise ValueError(f"images must lie in [-1, 1]; got {low:g} to {high:g}")
     if low == 0 < high:  # exactly: real images whose ground, which is -1, was not taken there
         raise ValueError(f"images must lie in [-1, 1], not [0, {high:g}]: `normalize` sees to it")
-    if labels.min() < 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
-        raise ValueError(f"labels must lie in 0..9; got {labels.min()}..{labels.max()}")
+    check_range("labels", labels, len(FASHION_MNIST_CLASSES))
 
 
 def _untrained(seed, device):

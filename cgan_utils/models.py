@@ -48,7 +48,7 @@ class Generator(nn.Module):
             h = layer(h) if norm is None else norm(layer(h), inputs)
             h = F.relu(h)
         images = torch.tanh(self.output(h))  # the range of the normalised images, [-1, 1]
-        return images.unflatten(1, self.config.image_shape)
+        return images.unflatten(1, self.config.image_shape).to(z.dtype)  # under autocast too
 
 
 class ConditionalNorm(nn.Module):

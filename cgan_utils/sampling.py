@@ -35,7 +35,8 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
     batch_size: images made at a time; bounds the memory and does not change the images.
 
     The generator and the global random numbers stay as they were: a copy in eval mode draws.
-    Raises TypeError or ValueError naming the argument for labels or a latent that do not fit.
+    Raises TypeError or ValueError naming the argument for labels or a latent that do not fit, or a
+    seed that is not in 0..2**32 - 1.
     """
     check_type("generator", generator, Generator)
     config = generator.config

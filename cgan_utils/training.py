@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import threading
 import types
 from pathlib import Path
@@ -31,9 +30,11 @@ from .config import (
     MEASURES,
     CGANConfig,
     check_count,
+    check_range,
     check_tensor,
     check_type,
     choose_device,
+    make_writable,
     random_stream,
 )
 from .data import LabelledImages, normalize
@@ -250,7 +251,7 @@ def train(
     progress: a progress bar and one printed line per epoch.
 
     Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far, once the
-    step or callback under way is done; a second time does not wait for that.
+    step or callback under way is done; a second time raises KeyboardInterrupt at once.
     Raises TypeError or ValueError for an argument it cannot train with (FileNotFoundError for a
     checkpoint that is not there), before any work is done, and FloatingPointError, naming the step,
     when a loss is no longer finite.
@@ -281,8 +282,14 @@ def train(
 
     with (
         _progress_bar(state.step, last_step, progress) as bar,
-        _interrupted_between_steps(run_step) as run_step,
+        _noted_interrupts() as interrupts,
     ):
+
+        def run_next_step(*arguments):
+            if interrupts:
+                raise _Interrupted
+            return run_step(*arguments)
+
         try:
             while state.step < last_step:
                 epoch, done = divmod(state.step, epoch_steps)
@@ -292,7 +299,7 @@ def train(
                 until = min(last_step - epoch * epoch_steps, epoch_steps)
                 order = order[: len(data) // processes() * processes()]  # equal shares
                 left = order[done * batch_size : until * batch_size]
-                train_epoch(state, data, left.to(device), bar, run_step)
+                train_epoch(state, data, left.to(device), bar, run_next_step)
                 _check_finite(state, done, until, checkpoint_folder)
                 if until == epoch_steps:
                     _close_epoch(state, bar)
@@ -300,37 +307,37 @@ def train(
                         save_rolling(checkpoint_folder, state)
                     if callback is not None:
                         callback(state)
-        except KeyboardInterrupt:
+        except _Interrupted:
+            pass
+        if interrupts:
             tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
     return state
 
 
-@contextlib.contextmanager
-def _interrupted_between_steps(run_step):
-    """Gives a `run_step` that Ctrl-C stops only before it begins: half a step cannot be resumed.
+class _Interrupted(Exception):
+    """Before a step, never within one: half a step cannot be resumed."""
 
-    A second Ctrl-C takes effect at once. A program's own way with Ctrl-C is left alone.
+
+@contextlib.contextmanager
+def _noted_interrupts():
+    """Gives a list to which a Ctrl-C is added; a second one raises KeyboardInterrupt.
+
+    A program's own way with Ctrl-C is left alone.
     """
+    noted = []
+
+    def note(number, _):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
     in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield run_step
+        yield noted
         return
-    interrupted = False
-
-    def note(*_):
-        nonlocal interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted = True
-
-    def run_unless_interrupted(*arguments):
-        if interrupted:
-            raise KeyboardInterrupt
-        return run_step(*arguments)
-
     signal.signal(signal.SIGINT, note)
     try:
-        yield run_unless_interrupted
+        yield noted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -367,9 +374,7 @@ def _check_finite(state, first, last, checkpoint_folder):
         row = first + bad.int().argmax().item()
         step = state.step - last + row + 1
         values = dict(zip(MEASURES, state.measures[row].tolist(), strict=True))
-        kept = None
-        with contextlib.suppress(ValueError):  # what lies there is another version's
-            kept = checkpoint_folder and newest_checkpoint(checkpoint_folder)
+        kept = checkpoint_folder and newest_checkpoint(checkpoint_folder)
         raise FloatingPointError(
             f"training left the finite numbers at step {step}: {values}; "
             f"last good checkpoint: {kept or 'none was saved'}"
@@ -382,15 +387,15 @@ def _check_batch(state, **tensors):
     There must be a label for each row of the tensor before the labels.
     """
     check_type("state", state, TrainingState, types.SimpleNamespace)  # or an engine's stand-in
-    count = "N"
+    count, dtype = "N", state.generator.embedding.weight.dtype
     for name, tensor in tensors.items():
         if name.endswith("labels"):
             check_tensor(name, tensor, torch.int64, count)
             if isinstance(state, TrainingState):  # a stand-in's step may be recorded: no values
-                _check_range(name, tensor, state.config.num_classes)
+                _check_range_on_cpu(name, tensor, state.config.num_classes)
         else:
             row = (state.config.latent_dim,) if name == "z" else state.config.image_shape
-            check_tensor(name, tensor, "float", "N", *row)
+            check_tensor(name, tensor, dtype, "N", *row)
             count = len(tensor)
 
 
@@ -406,14 +411,12 @@ def _check_indices(name, indices, state, data):
     _check_batch(state)
     check_type("data", data, LabelledImages)
     check_tensor(name, indices, torch.int64, "N")
-    _check_range(name, indices, len(data))
+    _check_range_on_cpu(name, indices, len(data))
 
 
-def _check_range(name, indices, count):
+def _check_range_on_cpu(name, indices, count):
     if indices.device.type == "cpu":  # a GPU would have to be waited for, and checks this itself
-        low, high = (index.item() for index in indices.aminmax())
-        if low < 0 or high >= count:
-            raise ValueError(f"{name} must lie in 0..{count - 1}; got {low}..{high}")
+        check_range(name, indices, count)
 
 
 def _check_arguments(config, data, engine, seed, step, max_steps, callback, resume_from):
@@ -453,13 +456,12 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback, resu
 def _check_folder(checkpoint_folder):
     """Raise unless files can be written there; it is made if it is not there yet."""
     check_type("checkpoint_folder", checkpoint_folder, str, os.PathLike)
-    folder = Path(checkpoint_folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_writable(Path(checkpoint_folder))
     except OSError as error:
         raise ValueError(
-            f"checkpoint_folder must be one that can be written to; got {folder} ({error})"
+            "checkpoint_folder must be one that can be written to; "
+            f"got {checkpoint_folder} ({error})"
         ) from error
 
 

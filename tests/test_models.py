@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 import cgan_utils as cg
@@ -219,3 +220,13 @@ def test_tuned_on_other_image_shapes():
     images = cg.Generator(config)(torch.randn(5, 64), labels)
     assert images.shape == (5, 3, 1, 5)
     assert cg.Discriminator(config)(images, labels).shape == (5,)
+
+
+@pytest.mark.parametrize("recipe", ["original", "tuned"])
+def test_the_networks_fit_together_in_mixed_precision(recipe):
+    config = getattr(cg.CGANConfig, recipe)()
+    labels = torch.arange(10)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = cg.Generator(config)(torch.zeros(10, config.latent_dim), labels)
+        logits = cg.Discriminator(config)(images, labels)
+    assert images.dtype == torch.float32 and logits.shape == (10,)

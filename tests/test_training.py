@@ -1,6 +1,7 @@
 """The classic silent bugs of GAN training, each looked for; and the loop's promises."""
 
 import copy
+import functools
 import itertools
 import math
 import signal
@@ -428,13 +429,21 @@ def test_resuming_equals_the_uninterrupted_run(recipe, stop, tiny_data, tmp_path
     assert_same_bits(quiet_train(config, tiny_data, resume_from=path), whole)
 
 
-def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch, capsys):
+@pytest.fixture
+def ctrl_c():
+    """As a terminal has it, and how to press it: in a job in the background it may be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield functools.partial(signal.raise_signal, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch, capsys, ctrl_c):
     step, calls = training.training_step, []
 
     def interrupted(*args):
         calls.append(args)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
+        if len(calls) == 5:
+            ctrl_c()
         return step(*args)
 
     monkeypatch.setattr(training, "training_step", interrupted)
@@ -448,7 +457,7 @@ def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch
     [("generator_step", 3, 3), ("generator_step", 8, 8), ("_check_finite", 1, 4)],
 )
 def test_an_interrupt_leaves_neither_step_nor_epoch_half_done(
-    place, call, step, tuned_config, tiny_data, monkeypatch, tmp_path
+    place, call, step, tuned_config, tiny_data, monkeypatch, tmp_path, capsys, ctrl_c
 ):
     """A real SIGINT in the middle of a step, of the last one, and after an epoch's last one."""
     whole = quiet_train(tuned_config, tiny_data)
@@ -456,35 +465,33 @@ def test_an_interrupt_leaves_neither_step_nor_epoch_half_done(
 
     def interrupted(*args):
         if next(calls) == call:
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
         return function(*args)
 
     monkeypatch.setattr(training, place, interrupted)
     part = quiet_train(tuned_config, tiny_data)
+    assert f"interrupted after step {step};" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert (part.step, part.epoch) == (step, step // 4)
     path = cg.save_checkpoint(tmp_path / "part.pt", part)
     assert_same_bits(quiet_train(tuned_config, tiny_data, resume_from=path), whole)
 
 
-def test_a_second_interrupt_does_not_wait(tiny_config, tiny_data):
+def test_a_second_interrupt_does_not_wait(tiny_config, tiny_data, ctrl_c):
     def step(*_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        ctrl_c()
+        ctrl_c()
         raise AssertionError("it waited")
 
-    assert quiet_train(tiny_config, tiny_data, step=step).step == 0
+    with pytest.raises(KeyboardInterrupt):  # half a step is not returned as if it were whole
+        quiet_train(tiny_config, tiny_data, step=step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_programs_own_way_with_interrupts_is_left_alone(tiny_config, tiny_data):
+def test_a_programs_own_way_with_interrupts_is_left_alone(tiny_config, tiny_data, ctrl_c):
     seen = []
     signal.signal(signal.SIGINT, lambda *_: seen.append("an interrupt"))
-    try:
-        state = quiet_train(
-            tiny_config, tiny_data, callback=lambda _: signal.raise_signal(signal.SIGINT)
-        )
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    state = quiet_train(tiny_config, tiny_data, callback=lambda _: ctrl_c())
     assert state.step == 8 and len(seen) == 2
 
 
