@@ -33,9 +33,7 @@ def show(figure, alt, colours=256):
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
     if colours is not None:
-        check_count("colours", colours)
-        if colours > 256:
-            raise ValueError(f"colours must be at most 256, or None to keep all; got {colours}")
+        check_count("colours", colours, maximum=256)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
@@ -106,7 +104,7 @@ def plot_run(title, measures, images, classes, healthy=None):
     _draw_game(losses, verdicts, steps, means, markersize=2)
     for axes in (losses, verdicts):
         axes.set(xlabel="step" if healthy is None else "step (dashed: the healthy run)")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
     return figure
 
 
