@@ -24,6 +24,7 @@ from . import (
     save_rolling,
     train,
 )
+from .checkpoints import rolling_checkpoints
 
 ORIGINAL = CGANConfig.original()
 
@@ -57,8 +58,8 @@ def train_command(
         raise SystemExit(f"output must end in .pt, as in {output}.pt; got {output}")
     folder = output.with_suffix("")
     resume_from = newest_checkpoint(folder) if resume else None
-    if resume and resume_from is None and any(folder.glob("*.pt")):  # a new run would remove them
-        raise SystemExit(
+    if resume and resume_from is None and rolling_checkpoints(folder):
+        raise SystemExit(  # a new run would remove them
             f"resume: no checkpoint in {folder} can be loaded; to start anew, move them"
         )
     with _process_group(device, folder) as (device, first):

@@ -136,7 +136,8 @@ def save_rolling(folder, state, keep=2):
     check_count("keep", keep)
     folder = Path(folder)
     path = save_checkpoint(folder / f"step-{state.step:09d}.pt", state)
-    for old in [*_rolling(folder)[keep:], *folder.glob(".step-*.pt.*")]:  # the latter: cut off
+    cut_off = folder.glob(".step-*.pt.*")
+    for old in [*rolling_checkpoints(folder)[keep:], *cut_off]:
         old.unlink(missing_ok=True)
     return path
 
@@ -147,7 +148,7 @@ def newest_checkpoint(folder):
     Damaged ones are passed over, which is why it keeps more than one.
     """
     check_type("folder", folder, str, os.PathLike)
-    for path in _rolling(Path(folder)):
+    for path in rolling_checkpoints(Path(folder)):
         try:
             load_checkpoint(path)
             return path
@@ -156,7 +157,7 @@ def newest_checkpoint(folder):
     return None
 
 
-def _rolling(folder):
+def rolling_checkpoints(folder):
     """Its checkpoints, the last written first: a new run counts before an older, longer one."""
 
     def written(path):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import CGANConfig, check_tensor, check_type
+from .config import CGANConfig, check_range, check_tensor, check_type
 
 
 class Generator(nn.Module):
@@ -172,10 +172,8 @@ def label_range(labels, num_classes):
     try:
         yield
     except (IndexError, RuntimeError):
-        low, high = labels.aminmax()
-        if 0 <= low <= high < num_classes:
-            raise
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}; got {low}..{high}") from None
+        check_range("labels", labels, num_classes)
+        raise
 
 
 def _hidden_layers(config, inputs, bias=True):

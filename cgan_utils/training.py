@@ -283,6 +283,7 @@ def train(
     with (
         _progress_bar(state.step, last_step, progress) as bar,
         _noted_interrupts() as interrupts,
+        contextlib.suppress(_Interrupted),
     ):
 
         def run_next_step(*arguments):
@@ -290,27 +291,24 @@ def train(
                 raise _Interrupted
             return run_step(*arguments)
 
-        try:
-            while state.step < last_step:
-                epoch, done = divmod(state.step, epoch_steps)
-                if done == 0:
-                    state.measures = torch.zeros(epoch_steps, len(MEASURES), device=device)
-                order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
-                until = min(last_step - epoch * epoch_steps, epoch_steps)
-                order = order[: len(data) // processes() * processes()]  # equal shares
-                left = order[done * batch_size : until * batch_size]
-                train_epoch(state, data, left.to(device), bar, run_next_step)
-                _check_finite(state, done, until, checkpoint_folder)
-                if until == epoch_steps:
-                    _close_epoch(state, bar)
-                    if checkpoint_folder is not None:
-                        save_rolling(checkpoint_folder, state)
-                    if callback is not None:
-                        callback(state)
-        except _Interrupted:
-            pass
-        if interrupts:
-            tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
+        while state.step < last_step:
+            epoch, done = divmod(state.step, epoch_steps)
+            if done == 0:
+                state.measures = torch.zeros(epoch_steps, len(MEASURES), device=device)
+            order = torch.randperm(len(data), generator=random_stream(state.seed, ORDER, epoch))
+            until = min(last_step - epoch * epoch_steps, epoch_steps)
+            order = order[: len(data) // processes() * processes()]  # equal shares
+            left = order[done * batch_size : until * batch_size]
+            train_epoch(state, data, left.to(device), bar, run_next_step)
+            _check_finite(state, done, until, checkpoint_folder)
+            if until == epoch_steps:
+                _close_epoch(state, bar)
+                if checkpoint_folder is not None:
+                    save_rolling(checkpoint_folder, state)
+                if callback is not None:
+                    callback(state)
+    if interrupts:
+        tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
     return state
 
 
