@@ -38,7 +38,7 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 	@echo; echo "'make lab' opens the notebooks in JupyterLab."
 
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 1800 tests notebooks
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 3600 tests notebooks
 
 test-quick: setup  ## the tests that need no judge, no notebook run, no browser and no second process
 	$(BIN)/python -m pytest tests --ignore tests/test_evaluation.py \

@@ -30,7 +30,7 @@ def execute(path):
     notebook = nbformat.read(path, as_version=4)
     client = EchoingClient(
         notebook,
-        timeout=1800,
+        timeout=3600,
         kernel_name="python3",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         coalesce_streams=True,  # also collapses a progress bar's rewritten lines
