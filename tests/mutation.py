@@ -124,6 +124,7 @@ FAULTS = {
         ("if without_gaps and", "if"),
         ("large and matrix.dtype == torch.float32", "large"),
         ("*(bias or [None])", "None"),
+        ("return wide_vectors and", "return"),
         ("rows * matrix.numel() >= WORTH_STARTING", "True"),
         ("node.replace_all_uses_with(node.args[0].args[0])", "pass"),
         ("activation.args[1:]", "[0.2]"),

@@ -216,7 +216,12 @@ def simplified(function, *inputs):
     return program, [str(node.target) for node in program.graph.nodes]
 
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.fixture
+def wide_vectors(monkeypatch):
+    """A CPU on which large products go to oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("needs oneDNN")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
 def factors(rows=60, inner=200, columns=160):
@@ -224,7 +229,7 @@ def factors(rows=60, inner=200, columns=160):
     return torch.randn(rows, inner), torch.randn(inner, columns) / 14, torch.randn(columns)
 
 
-@needs_onednn
+@pytest.mark.usefixtures("wide_vectors")
 @pytest.mark.parametrize(
     "product",
     [
@@ -251,10 +256,18 @@ def test_products_go_to_onednn(product):
         pytest.param(60, torch.Tensor.double, id="float64: oneDNN has none"),
     ],
 )
+@pytest.mark.usefixtures("wide_vectors")
 def test_products_that_stay(rows, change):
     a, b, _ = factors(rows)
     b = change(b)
     _, calls = simplified(torch.matmul, a.to(b.dtype), b)
+    assert "aten.mm.default" in calls
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_products_stay_where_vectors_are_short(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    _, calls = simplified(torch.matmul, *factors()[:2])
     assert "aten.mm.default" in calls
 
 
@@ -265,7 +278,7 @@ ACTIVATIONS = {
 }
 
 
-@needs_onednn
+@pytest.mark.usefixtures("wide_vectors")
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_computed_with_its_product(name):
     def there_and_back(a, b, c):
@@ -276,7 +289,7 @@ def test_an_activation_is_computed_with_its_product(name):
     assert "mkldnn._linear_pointwise.default" in calls and f"aten.{name}.default" not in calls
 
 
-@needs_onednn
+@pytest.mark.usefixtures("wide_vectors")
 @pytest.mark.parametrize(
     "use",
     [
