@@ -16,24 +16,15 @@ from torch import distributed
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
 
-aten = torch.ops.aten
+from .compiler import compile_program
 
 ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program saves more time than making it costs: on the
-# CPU of results/speed.json a third of a second, to save 0.9 ms of each step; under a second for a
-# capture.
-COMPILING_PAYS = 500
+# CPU of results/speed.json under a second, to save 1.6 ms of each step, and seven seconds for the
+# tuned recipe's two programs, to save 8 ms; under a second for a capture.
+COMPILING_PAYS = 1000
 CAPTURING_PAYS = 200
-
-# From how many multiplications on a product of matrices goes to oneDNN.
-WORTH_STARTING = 1_500_000
-
-ACTIVATIONS = {  # and what oneDNN calls them
-    aten.relu.default: "relu",
-    aten.leaky_relu.default: "leaky_relu",
-    aten.tanh.default: "tanh",
-}
 
 
 def make_engine(name, device, steps, draw, step):
@@ -102,11 +93,10 @@ class Recorded(Eager):
 
 
 class Compiled(Recorded):
-    """The whole step, both updates included, as one program: a flat list of library calls.
+    """The whole step, both updates included, as one compiled program.
 
-    torch.fx writes down which operations the step starts, backward passes included; the list is
-    simplified and becomes a function that starts these and does nothing else: no modules, no
-    autograd, no checks.
+    torch.fx writes down which operations the step starts, backward passes included; `compiler`
+    writes them as C. What is left is one function without modules, autograd or checks.
     """
 
     def record(self, state, data, batch):
@@ -121,13 +111,12 @@ class Compiled(Recorded):
             program = make_fx(lambda *_: self.step(traced, *inputs))(
                 *tensors_of(model), *schedule, *inputs
             )
-        simplify(program)
+        compiled = compile_program(program)
         tensors = tensors_of(state)
 
-        @torch.inference_mode()
         def run(state, data, batch):
             schedule = [torch.tensor(value) for value in schedule_of(state)]
-            return program(*tensors, *schedule, *self.draw(state, data, batch))
+            return compiled(*tensors, *schedule, *self.draw(state, data, batch))
 
         return run
 
@@ -246,92 +235,3 @@ def rate_from(optimizer, rate, **options):
     finally:
         group.update(before)
         optimizer.zero_grad()  # its gradients lie in the graph's own memory
-
-
-def simplify(program):
-    """Have a recorded step, a torch.fx.GraphModule, do the same with less work. In place."""
-    graph = program.graph
-    skip_what_computes_nothing(graph)
-    graph.eliminate_dead_code()
-    products = [
-        node for node in graph.nodes if node.target in (aten.mm.default, aten.addmm.default)
-    ]
-    for node in graph.nodes:
-        if node.target is aten.slice.Tensor and node.args[0] in products:
-            skip_unread_columns(graph, node)
-    if onednn_is_faster():
-        for product in products:
-            multiply_with_onednn(graph, product)
-    skip_what_computes_nothing(graph)  # some matrices are turned over twice now
-    graph.eliminate_dead_code()
-    program.recompile()
-
-
-def skip_what_computes_nothing(graph):
-    """Other names for the same tensor, and the marks that Adam makes for the profiler."""
-    for node in reversed(graph.nodes):
-        if str(node.target).startswith("profiler."):
-            graph.erase_node(node)
-    for node in graph.nodes:
-        if node.target is aten.alias.default:
-            node.replace_all_uses_with(node.args[0])
-        if node.target is aten.t.default and node.args[0].target is aten.t.default:
-            node.replace_all_uses_with(node.args[0].args[0])
-
-
-def skip_unread_columns(graph, part):
-    """Where less than half of a product is read, compute that: D's gradient by a label."""
-    product, dim, *bounds = part.args
-    *bias, a, b = product.args
-    read, computed = (node.meta["val"].numel() for node in (part, product))
-    if dim == 1 and not bias and len(product.users) == 1 and 2 * read < computed:
-        with graph.inserting_before(part):
-            columns = graph.call_function(aten.slice.Tensor, (b, 1, *bounds))
-            part.replace_all_uses_with(graph.call_function(aten.mm.default, (a, columns)))
-
-
-def onednn_is_faster():
-    """Than MKL, which PyTorch asks and which does not use AVX-512 on every make of CPU.
-
-    The products of the original recipe's step (tests/benchmarks/speed.py) on two AMD processors:
-    0.75 against 1.1 ms with AVX-512, 2.4 against 2.0 ms without.
-    """
-    wide_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide_vectors and torch.backends.mkldnn.is_available()
-
-
-def multiply_with_onednn(graph, product):
-    """Have oneDNN compute a product of matrices, and an activation that follows it.
-
-    Only where the second factor, or its transpose, lies in memory without gaps: others are slow.
-    It has no float64, and needs 10 microseconds to start, in which MKL is done with small ones.
-    """
-    *bias, a, b = product.args
-    rows, matrix = len(a.meta["val"]), b.meta["val"]
-    without_gaps = matrix.is_contiguous() or matrix.t().is_contiguous()
-    large = rows * matrix.numel() >= WORTH_STARTING
-    if without_gaps and large and matrix.dtype == torch.float32:
-        activation = activation_of(product)
-        name, parameters = "none", []
-        if activation is not None:
-            name, parameters = ACTIVATIONS[activation.target], activation.args[1:]
-            activation.replace_all_uses_with(product)
-        with graph.inserting_before(product):
-            weight = graph.call_function(aten.t.default, (b,))
-            arguments = a, weight, *(bias or [None]), name, parameters, ""
-            onednn = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, arguments)
-        onednn.meta = product.meta
-        product.replace_all_uses_with(onednn)
-
-
-def activation_of(product):
-    """What a product goes through, to be computed with it; None if its own value is needed.
-
-    The way back through a leaky ReLU needs only the sign, which its result has too.
-    """
-    activations = [user for user in product.users if user.target in ACTIVATIONS]
-    for user in product.users:
-        needs_the_sign = user.target is aten.leaky_relu_backward.default and user.args[2] >= 0
-        if user not in activations and (not needs_the_sign or user.args[0] is product):
-            return None
-    return activations[0] if len(activations) == 1 else None

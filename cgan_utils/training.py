@@ -241,7 +241,7 @@ def train(
     data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
     device: "auto" (CUDA if there is one, else CPU) or a torch device.
     engine: how the step is run; the results agree to the last digits. "eager": as it stands;
-        "compiled": as one flat program, on the CPU; "graph": as a CUDA graph; "auto": the fastest
+        "compiled": as one C program, on the CPU; "graph": as a CUDA graph; "auto": the fastest
         for this device and length of run, and "eager" for a step of your own.
     step: what to do with each batch: `training_step`, or a function of your own in its place.
     max_steps: stop once this many updates of each network were made in all.

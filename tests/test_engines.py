@@ -11,13 +11,9 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.flop_counter import FlopCounterMode
 
 import cgan_utils as cg
-from cgan_utils import engines
-
-aten = torch.ops.aten
+from cgan_utils import compiler, engines
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -176,12 +172,10 @@ def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
         chosen("compiled", "cuda", 1)
 
 
-def test_where_recording_fails_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
-    def unsupported(program):
-        raise NotImplementedError("not on this platform")
-
-    monkeypatch.setattr(engines, "simplify", unsupported)
-    with pytest.raises(RuntimeError, match="'compiled' does not work here: not on this platform"):
+def test_without_a_c_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    compiler.build.cache_clear()
+    with pytest.raises(RuntimeError, match=r"'compiled' does not work here: .* 'no-such-compiler'"):
         train(tiny_config, tiny_data, "compiled")
     monkeypatch.setattr(engines, "COMPILING_PAYS", 8)
     with warnings.catch_warnings(record=True) as said:
@@ -206,111 +200,7 @@ def test_a_step_of_ones_own_is_recorded_only_on_request(tiny_config, tiny_data, 
     assert len(taken) == 8 + 1 + 2  # recorded once; the short batches run as they stand
 
 
-# -- the program
-
-
-def simplified(function, *inputs):
-    program = make_fx(function)(*inputs)
-    engines.simplify(program)
-    torch.testing.assert_close(program(*inputs), function(*inputs), atol=3e-5, rtol=1e-4)
-    return program, [str(node.target) for node in program.graph.nodes]
-
-
-@pytest.fixture
-def wide_vectors(monkeypatch):
-    """A CPU on which large products go to oneDNN."""
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("needs oneDNN")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-
-
-def factors(rows=60, inner=200, columns=160):
-    """Two matrices whose product is large enough for oneDNN, and a bias."""
-    return torch.randn(rows, inner), torch.randn(inner, columns) / 14, torch.randn(columns)
-
-
-@pytest.mark.usefixtures("wide_vectors")
-@pytest.mark.parametrize(
-    "product",
-    [
-        lambda a, b, c: a @ b,
-        lambda a, b, c: b.t() @ a.t(),
-        lambda a, b, c: torch.addmm(c, a, b),
-        lambda a, b, c: nn.functional.linear(a, b.t(), c),
-        lambda a, b, c: (a @ b)[:2],
-        lambda a, b, c: (a @ b)[:, :100],  # of which more than half is read
-        lambda a, b, c: torch.cat((a @ b).tensor_split((3,), dim=1)[::-1], dim=1),  # all of it
-    ],
-)
-def test_products_go_to_onednn(product):
-    _, calls = simplified(product, *factors())
-    assert "mkldnn._linear_pointwise.default" in calls
-    assert "aten.mm.default" not in calls and "aten.addmm.default" not in calls
-
-
-@pytest.mark.parametrize(
-    ("rows", "change"),
-    [
-        pytest.param(10, lambda m: m, id="small: over before oneDNN has started"),
-        pytest.param(60, lambda m: m.repeat(1, 2)[:, :160], id="gaps: 2,000 times slower"),
-        pytest.param(60, torch.Tensor.double, id="float64: oneDNN has none"),
-    ],
-)
-@pytest.mark.usefixtures("wide_vectors")
-def test_products_that_stay(rows, change):
-    a, b, _ = factors(rows)
-    b = change(b)
-    _, calls = simplified(torch.matmul, a.to(b.dtype), b)
-    assert "aten.mm.default" in calls
-
-
-@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
-def test_products_stay_where_vectors_are_short(capability, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    _, calls = simplified(torch.matmul, *factors()[:2])
-    assert "aten.mm.default" in calls
-
-
-ACTIVATIONS = {
-    "relu": nn.functional.relu,
-    "leaky_relu": lambda x: nn.functional.leaky_relu(x, 0.3),
-    "tanh": torch.tanh,
-}
-
-
-@pytest.mark.usefixtures("wide_vectors")
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_computed_with_its_product(name):
-    def there_and_back(a, b, c):
-        hidden = ACTIVATIONS[name](torch.addmm(c, a, b))
-        return hidden, *torch.autograd.grad(hidden.square().sum(), (a, b, c))
-
-    _, calls = simplified(there_and_back, *(f.requires_grad_() for f in factors()))
-    assert "mkldnn._linear_pointwise.default" in calls and f"aten.{name}.default" not in calls
-
-
-@pytest.mark.usefixtures("wide_vectors")
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda x, other: x + torch.relu(x),
-        lambda x, other: torch.relu(x) + torch.tanh(x),
-        lambda x, other: torch.relu(x) + aten.leaky_relu_backward(x, other, 0.2, False),
-        lambda x, other: aten.leaky_relu(x, -0.2) + aten.leaky_relu_backward(other, x, -0.2, False),
-    ],
-)
-def test_an_activation_stays_where_its_input_is_needed(use):
-    a, b, _ = factors()
-    simplified(lambda a, b, other: use(a @ b, other), a, b, torch.randn(60, 160))
-
-
-@pytest.mark.parametrize("columns", [slice(5, 8), slice(0, 2)])
-def test_columns_that_nobody_reads_are_not_computed(columns):
-    inputs = torch.randn(5, 7), torch.randn(7, 8)
-    program, _ = simplified(lambda a, b: (a @ b)[:, columns], *inputs)
-    with FlopCounterMode(display=False) as counter:
-        program(*inputs)
-    assert counter.get_total_flops() == 2 * 5 * 7 * (columns.stop - columns.start)
+# -- recording
 
 
 def test_an_optimizer_is_itself_again_after_recording():
@@ -322,20 +212,6 @@ def test_an_optimizer_is_itself_again_after_recording():
         weight.grad = torch.ones(1)
         raise ZeroDivisionError
     assert adam.state_dict()["param_groups"] == before and weight.grad is None
-
-
-def test_a_recorded_step_is_rid_of_what_computes_nothing(tiny_config, tiny_data, monkeypatch):
-    programs, simplify = [], engines.simplify
-    monkeypatch.setattr(engines, "simplify", lambda p: (simplify(p), programs.append(p)))
-    train(tiny_config, tiny_data, "compiled", max_steps=1)
-    (program,) = programs
-    called = [str(node.target) for node in program.graph.nodes]
-    assert not [name for name in called if "profiler" in name or "alias" in name]
-
-
-def test_a_matrix_is_not_turned_over_twice():
-    _, calls = simplified(lambda a: a.t().t() + 1, torch.randn(2, 3))
-    assert "aten.t.default" not in calls
 
 
 # -- several processes

@@ -85,6 +85,7 @@ def test_imports_run_one_way():
         "models",
         "pretrained/__init__",
         "checkpoints",
+        "compiler",
         "engines",
         "training",
         "sampling",

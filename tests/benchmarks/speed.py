@@ -24,6 +24,7 @@ import torch
 import tyro
 from quality import write_results
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 import cgan_utils as cg
 from cgan_utils import engines, training
+from cgan_utils.compiler import compile_program
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 CONFIG = cg.CGANConfig.original()
@@ -58,9 +60,10 @@ def products_of_a_step(config):
 
 
 def product_seconds(products, repeats, device):
-    """The machine's limits: these matrix products alone, each at the best speed that was seen.
+    """The machine's limits: these matrix products alone, at the best speed that was seen.
 
-    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN.
+    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN. And there
+    one for the C of a compiled step, with all products in one program, as it has them.
     """
     libraries = {"a @ b": torch.matmul}
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
@@ -72,7 +75,16 @@ def product_seconds(products, repeats, device):
         for name, multiply in libraries.items():
             each = min(timed(lambda m=multiply, a=a, b=b: m(a, b)) for _ in range(repeats))
             seconds[name] += count * each
+    if device.type == "cpu":
+        factors = [torch.randn(n, m) for r, k, c in products for n, m in ((r, k), (k, c))]
+        run = compile_program(make_fx(corners_of_products)(*factors))
+        seconds["compiled C"] = min(timed(lambda: run(*factors)) for _ in range(repeats))
     return seconds
+
+
+def corners_of_products(*factors):
+    """One number of each product: so the program is not without a result."""
+    return torch.stack([(a @ b)[0, 0] for a, b in zip(factors[::2], factors[1::2], strict=True)])
 
 
 def timed(function):

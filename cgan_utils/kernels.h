@@ -1,0 +1,80 @@
+/* What every program that `compiler` writes begins with. All threads of the program run all of it;
+   where it says "omp for", each takes a part of the loop, and then waits for the others. */
+
+#include <math.h>
+#include <stdint.h>
+
+/* The processor's registers: each holds LANES numbers, on which it computes at once. */
+#if defined(__AVX512F__) /* 32 of them */
+#define LANES 16
+#define ROWS 12
+#elif defined(__AVX__) /* 16 of them */
+#define LANES 8
+#define ROWS 6
+#else
+#define LANES 4
+#define ROWS 6
+#endif
+#define COLUMNS (2 * LANES)
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
+
+#if defined(__GLIBC__) && defined(__x86_64__) && !defined(__clang__)
+__attribute__((simd("notinbranch"))) extern float expf(float); /* it has one for vectors too */
+#endif
+
+static inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+static inline float hyperbolic_tangent(float x) { return 1 - 2 / (expf(2 * x) + 1); }
+
+/* -log(1 - sigmoid(x)), finite for every x */
+static inline float softplus(float x) { return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x))); }
+
+/* `rows` rows, at most ROWS, and COLUMNS columns of C = A B. The sums stay in registers. Each number
+   of A, which may lie in memory in any way, meets a row of B, side by side, at a time. */
+static inline void multiply_tile(int rows, int inner, const float *a, int a_down, int a_right,
+                                 const float *b, int b_down, float *c, int c_down) {
+  vector left[ROWS], right[ROWS];
+  const float *row[ROWS];
+  for (int i = 0; i < ROWS; i++) {
+    left[i] = right[i] = (vector){0};
+    row[i] = a + (i < rows ? i : 0) * a_down; /* the sums of a row too many are not written */
+  }
+  for (int k = 0; k < inner; k++) {
+    const vector *across = (const vector *)(b + k * b_down);
+    for (int i = 0; i < ROWS; i++) {
+      left[i] += row[i][k * a_right] * across[0];
+      right[i] += row[i][k * a_right] * across[1];
+    }
+  }
+  for (int i = 0; i < rows; i++) {
+    vector *across = (vector *)(c + i * c_down);
+    across[0] = left[i];
+    across[1] = right[i];
+  }
+}
+
+/* C = A B, matrices of rows x inner and inner x columns, at least COLUMNS. The last COLUMNS may have
+   some in common with those before: these are computed twice, and are the same. */
+static void multiply(int rows, int inner, int columns, const float *a, int a_down, int a_right,
+                     const float *b, int b_down, float *c, int c_down) {
+  _Pragma("omp for collapse(2)")
+  for (int j = 0; j < columns; j += COLUMNS)
+    for (int i = 0; i < rows; i += ROWS) {
+      int first = j < columns - COLUMNS ? j : columns - COLUMNS;
+      multiply_tile(rows - i < ROWS ? rows - i : ROWS, inner, a + i * a_down, a_down, a_right,
+                    b + first, b_down, c + i * c_down + first, c_down);
+    }
+}
+
+/* One step of Adam: Kingma & Ba 2015 (arXiv 1412.6980), algorithm 1. */
+static void adam(int size, float *weight, const float *gradient, float *mean, float *square,
+                 float step, float rate, double beta1, double beta2, float epsilon) {
+  float kept1 = beta1, kept2 = beta2, new1 = 1 - beta1, new2 = 1 - beta2;
+  float stride = rate / (1 - pow(beta1, step)), unit = sqrt(1 - pow(beta2, step));
+  _Pragma("omp for simd schedule(static)")
+  for (int i = 0; i < size; i++) {
+    mean[i] = kept1 * mean[i] + new1 * gradient[i];
+    square[i] = kept2 * square[i] + new2 * gradient[i] * gradient[i];
+    weight[i] -= stride * mean[i] / (sqrtf(square[i]) / unit + epsilon);
+  }
+}

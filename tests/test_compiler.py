@@ -1,0 +1,296 @@
+"""The C of each operation computes what PyTorch computes."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from cgan_utils import compiler
+
+
+def compiled(function, *inputs):
+    """`function` written in C, for inputs like these."""
+    inputs = [x.clone() for x in inputs]  # recording runs it once
+    return compiler.compile_program(make_fx(function)(*inputs))
+
+
+def assert_same(function, *inputs):
+    """It gives the same and leaves the inputs alike, changed or not."""
+    ours, theirs = ([x.clone() for x in inputs] for _ in range(2))
+    found = compiled(function, *inputs)(*ours), *ours
+    torch.testing.assert_close(
+        found, (function(*theirs), *theirs), atol=3e-5, rtol=1e-4, equal_nan=True
+    )
+
+
+def assert_same_gradients(function, *inputs):
+    """And so do its derivatives by all inputs that are not whole numbers."""
+
+    def there_and_back(weights, *inputs):
+        inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+        out = function(*inputs)
+        leaves = [x for x in inputs if x.requires_grad]
+        return joined(out.detach(), *torch.autograd.grad(out, leaves, weights))
+
+    assert_same(there_and_back, torch.randn_like(function(*inputs)), *inputs)
+
+
+def joined(*tensors):
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def layouts(x):
+    """The same numbers with the last index side by side in memory, the first, and with gaps."""
+    between_others = F.pad(x, (1, 2))[..., 1:-2]
+    return x.clone(), x.movedim(0, -1).contiguous().movedim(-1, 0), between_others
+
+
+SMALL, LARGE = torch.randn(6, 8), 3 * torch.randn(64, 96)  # one thread's, and shared by several
+EXTREME = torch.tensor([[-200.0, -90, -1e-4, 0], [1e-4, 90, 200, torch.nan]])
+LABELS = torch.arange(64) ** 2 % 10
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: 2 * x + x / 4 - (x - 1) * -x, id="arithmetic"),
+        pytest.param(lambda x: torch.add(x, x[:1], alpha=3) - x[:, :1] / x, id="broadcasting"),
+        pytest.param(lambda x: x**2 + x**3, id="powers"),
+        pytest.param(
+            lambda x: x * torch.ones_like(x) + torch.zeros(x.shape) + x.new_zeros(1), id="constants"
+        ),
+        pytest.param(torch.relu, id="relu"),
+        pytest.param(lambda x: F.leaky_relu(x, 0.3) + F.leaky_relu(x), id="leaky_relu"),
+        pytest.param(torch.tanh, id="tanh"),
+        pytest.param(torch.sigmoid, id="sigmoid"),
+    ],
+)
+def test_elementwise_operations(function):
+    for x in (SMALL, LARGE, EXTREME):
+        for laid_out in layouts(x):
+            assert_same_gradients(function, laid_out)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: x.t() + 1, id="t"),
+        pytest.param(lambda x: x.permute(1, 0).reshape(-1) * 2, id="no view has this shape"),
+        pytest.param(lambda x: x[1:5:2, -3:] + 1, id="slices"),
+        pytest.param(lambda x: x.unsqueeze(1).expand(-1, 3, -1) + 1, id="expand"),
+        pytest.param(lambda x: x.unflatten(1, (2, 4)).squeeze(1).flatten(1) + 1, id="view"),
+        pytest.param(lambda x: torch.cat(x.split([1, 5])[::-1]), id="split_with_sizes"),
+        pytest.param(lambda x: torch.cat([x, *x.chunk(4, dim=1), x], dim=-1), id="cat"),
+        pytest.param(lambda x: torch.stack([x, 2 * x], dim=1), id="stack"),
+        pytest.param(lambda x: x.diff(dim=1, append=x[:, -1:]), id="diff"),
+    ],
+)
+def test_views_and_joints(function):
+    for x in layouts(SMALL):
+        assert_same_gradients(function, x)
+
+
+@pytest.mark.parametrize("dims", [0, 1, -1, (0, 1), (0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_sums(dims, keepdim):
+    for x in layouts(torch.randn(40, 9, 11)):
+        assert_same_gradients(lambda x: x.sum(dims, keepdim=keepdim), x)
+
+
+def test_sums_and_means_of_all():
+    for x in (SMALL, LARGE, torch.tensor(3.0)):
+        assert_same_gradients(lambda x: torch.stack([x.sum(), x.mean()]), x)
+
+
+def test_products_of_all_shapes_and_layouts():
+    sizes = (1, 1, 1), (5, 7, 3), (31, 40, 33), (32, 1, 32), (33, 40, 64), (64, 9, 1), (1, 9, 100)
+    pairs = []
+    for rows, inner, columns in sizes:
+        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+        pairs += itertools.product(layouts(a), layouts(b))
+
+    def products(*matrices):
+        return joined(*(a @ b for a, b in zip(matrices[::2], matrices[1::2], strict=True)))
+
+    assert_same(products, *itertools.chain(*pairs))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 48, 64])
+def test_layers(rows):
+    assert_same_gradients(F.linear, torch.randn(rows, 50), torch.randn(70, 50), torch.randn(70))
+
+
+@pytest.mark.parametrize(
+    ("read", "columns"),
+    [
+        (lambda product: product[:, 5:], 3),
+        (lambda product: product[:, :2], 2),
+        (lambda product: product[:, :6], 8),  # more than half
+        (lambda product: torch.cat(product.tensor_split((3,), dim=1)[::-1], dim=1), 8),  # all
+    ],
+)
+def test_columns_that_nobody_reads_are_not_computed(read, columns):
+    a, b = torch.randn(5, 7), torch.randn(7, 8)
+    program = make_fx(lambda a, b: read(a @ b))(a, b)
+    compiler.skip_unread_columns(program.graph)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    with FlopCounterMode(display=False) as counter:
+        found = program(a, b)
+    assert counter.get_total_flops() == 2 * 5 * 7 * columns
+    torch.testing.assert_close(found, read(a @ b))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_binary_cross_entropy(reduction):
+    def loss(logits, weights):
+        ones, zeros = torch.ones_like(logits), torch.zeros_like(logits)
+        kind = {"reduction": reduction}
+        real = F.binary_cross_entropy_with_logits(logits, ones, **kind)
+        return real + F.binary_cross_entropy_with_logits(logits, zeros, weights, **kind)
+
+    for x in (SMALL, LARGE, EXTREME.nan_to_num(0)):
+        assert_same(lambda x, w: joined(loss(x, w)), x, x.square())
+
+
+def test_labels():
+    table, logits = torch.randn(10, 40), torch.randn(64, 10)
+    both = torch.cat([LABELS, LABELS.flip(0)])
+    assert_same(lambda a, b: torch.cat([a, b]), LABELS, LABELS.flip(0))  # whole numbers
+    assert_same_gradients(lambda t, y: F.embedding(y, t), table, both)
+    assert_same_gradients(lambda x, y: x.gather(1, y.unsqueeze(1)), logits, LABELS)
+    several = LABELS.unsqueeze(1).repeat(1, 400)  # the same one: no thread may miss another's sum
+    assert_same_gradients(lambda x, y: x.gather(1, y), logits, several)
+    assert_same(lambda x, y: torch.ones_like(x).scatter(1, y.unsqueeze(1), 0), logits, LABELS)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (9, 10), (3, 2), (4, 7)])
+def test_average_pooling(size):
+    for x in layouts(torch.randn(5, 2, *size)):
+        assert_same_gradients(lambda x: F.avg_pool2d(x, 4, ceil_mode=True), x)
+    assert_same_gradients(lambda x: F.avg_pool2d(x, (2, 3), ceil_mode=True), x)
+
+
+def test_batch_norm():
+    averages = torch.randn(96), torch.rand(96)
+
+    def normalize(x, mean, variance):
+        return F.batch_norm(x, mean, variance, training=True)
+
+    for x in layouts(LARGE + 5):
+        assert_same(normalize, x, *averages)
+        assert_same_gradients(lambda x: normalize(x, *map(torch.zeros_like, (x[0], x[0]))), x)
+
+
+def test_a_moving_average_and_a_count():
+    def update(average, value, weight, count):
+        average.lerp_(value, weight)
+        return count.add_(1)
+
+    assert_same(update, LARGE, LARGE.square(), torch.tensor(0.1), torch.tensor(2**40))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99)])
+def test_adam(betas):
+    """The fused one against the textbook's, torch.optim's without any options."""
+    numbers = torch.randn(3, 2, 40, 60)
+    weights, gradients = numbers[0].unbind(), numbers[1].unbind()
+    gradients = gradients[0], gradients[1].t().contiguous().t()
+    zeros = [torch.zeros(40, 60) for _ in range(4)]
+    steps = [torch.tensor(0.0) for _ in range(2)]
+    inputs = [*weights, *gradients, *zeros, *steps, torch.tensor(0.02)]
+
+    def step(*inputs):
+        w, g, m, v, count = (list(inputs[i : i + 2]) for i in range(0, 10, 2))
+        torch._foreach_add_(count, 1)
+        options = {"weight_decay": 0, "eps": 1e-8, "amsgrad": False, "maximize": False}
+        beta1, beta2 = betas
+        torch._fused_adam_(
+            w, g, m, v, [], count, lr=inputs[10], beta1=beta1, beta2=beta2, **options
+        )
+        return inputs[10] + 0
+
+    run = compiled(step, *inputs)
+    parameters = [w.clone().requires_grad_() for w in weights]
+    adam = torch.optim.Adam(parameters, 0.02, betas, foreach=False)
+    for k in range(5):
+        for parameter, gradient, ours in zip(parameters, numbers[2], inputs[2:4], strict=True):
+            ours.copy_((k - 2) * gradient)
+            parameter.grad = (k - 2) * gradient
+        run(*inputs)
+        adam.step()
+    torch.testing.assert_close(list(weights), [p.detach() for p in parameters])
+
+
+# -- the program as a whole
+
+
+def two_layers(x, first, second):
+    hidden = torch.relu(x @ first)
+    out = torch.tanh(hidden @ second)
+    return joined(out, hidden.sum(0), *torch.autograd.grad(out.sum(), (first, second)))
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    inputs = [torch.randn(n) for n in ((64, 90), (90, 110), (110, 70))]
+    inputs = [x.requires_grad_() for x in inputs]
+    run = compiler.compile_program(make_fx(two_layers)(*inputs))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results += [run(*inputs) for _ in range(5)]
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(results[0], two_layers(*inputs), atol=3e-5, rtol=1e-4)
+    assert all(torch.equal(results[0], result) for result in results)
+
+
+def test_memory_is_used_again_but_not_while_it_is_needed():
+    def chain(x):
+        first = x + 1
+        y = first
+        for _ in range(30):
+            y = y * 1.1 - x
+        return y + first
+
+    writer = compiler.Writer(make_fx(chain)(LARGE).graph)
+    assert writer.size <= 4 * LARGE.numel()
+    assert_same(chain, LARGE)
+
+
+def test_a_result_is_a_copy():
+    x = torch.randn(3, 4)
+    run = compiled(lambda x: x[1], x)
+    first = run(x)
+    assert torch.equal(first, x[1])
+    run(torch.zeros(3, 4))
+    x.zero_()
+    assert first.all()
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "named"),
+    [
+        (lambda x: x.cumsum(0), SMALL, "operation aten.cumsum"),
+        (lambda x: x + 1, SMALL.double(), "tensors of torch.float64"),
+        (lambda x: F.avg_pool2d(x.view(1, 6, 8), 2, 1), SMALL, "average pooling"),
+        (lambda x: F.avg_pool2d(x.view(1, 6, 8), 4), SMALL, "average pooling"),
+        (lambda x: F.batch_norm(x, x[0] + 0, x[0] + 1), SMALL, "batch norm"),
+        (lambda x: torch.addmm(x, x, x.t() @ x, alpha=2), SMALL, "addmm with factors"),
+        (lambda x: x.gather(0, torch.zeros_like(x, dtype=torch.int64)), SMALL, "zeros_like|gather"),
+    ],
+)
+def test_what_has_no_c_is_named(function, x, named):
+    with pytest.raises(NotImplementedError, match=f"no C is known for .*({named})"):
+        compiled(function, x)
+
+
+def test_what_the_c_compiler_says_is_passed_on(monkeypatch):
+    monkeypatch.setattr(compiler, "FLAGS", "-fno-such-flag")
+    with pytest.raises(RuntimeError, match=r"'cc' says: .*no-such-flag"):
+        compiled(lambda x: x + 17, SMALL)
