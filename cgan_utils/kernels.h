@@ -37,7 +37,7 @@ static inline void multiply_tile(int rows, int inner, const float *a, int a_down
   const float *row[ROWS];
   for (int i = 0; i < ROWS; i++) {
     left[i] = right[i] = (vector){0};
-    row[i] = a + (i < rows ? i : 0) * a_down; /* the sums of a row too many are not written */
+    row[i] = a + (i < rows ? i : 0) * a_down; /* sums of a row too many are not written */
   }
   for (int k = 0; k < inner; k++) {
     const vector *across = (const vector *)(b + k * b_down);

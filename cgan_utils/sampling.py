@@ -45,7 +45,7 @@ def sample(generator, labels, seed=0, *, latent=None, batch_size=1024):
         latent = _scaled_latent(config, len(labels), seed)
     check_tensor("latent", latent, "float", len(labels), config.latent_dim)  # a row per label
     latent = latent.to(generator.embedding.weight)
-    if not latent.isfinite().all():
+    if len(latent) > 0 and not all(end.isfinite() for end in latent.aminmax()):
         raise ValueError("latent must be finite; got NaN or infinity")
     check_count("batch_size", batch_size)
 

@@ -60,10 +60,9 @@ def products_of_a_step(config):
 
 
 def product_seconds(products, repeats, device):
-    """The machine's limits: these matrix products alone, at the best speed that was seen.
+    """The machine's limits: these matrix products alone, each at the best speed that was seen.
 
-    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN. And there
-    one for the C of a compiled step, with all products in one program, as it has them.
+    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN.
     """
     libraries = {"a @ b": torch.matmul}
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
@@ -75,15 +74,18 @@ def product_seconds(products, repeats, device):
         for name, multiply in libraries.items():
             each = min(timed(lambda m=multiply, a=a, b=b: m(a, b)) for _ in range(repeats))
             seconds[name] += count * each
-    if device.type == "cpu":
-        factors = [torch.randn(n, m) for r, k, c in products for n, m in ((r, k), (k, c))]
-        run = compile_program(make_fx(corners_of_products)(*factors))
-        seconds["compiled C"] = min(timed(lambda: run(*factors)) for _ in range(repeats))
     return seconds
 
 
+def compiled_product_seconds(products, repeats):
+    """The same for the C that a compiled step multiplies with: all products in one program."""
+    factors = [torch.randn(n, m) for r, k, c in products for n, m in ((r, k), (k, c))]
+    run = compile_program(make_fx(corners_of_products)(*factors))
+    return min(timed(lambda: run(*factors)) for _ in range(repeats))
+
+
 def corners_of_products(*factors):
-    """One number of each product: so the program is not without a result."""
+    """One number of each product, so that the program has a result."""
     return torch.stack([(a @ b)[0, 0] for a, b in zip(factors[::2], factors[1::2], strict=True)])
 
 
@@ -217,9 +219,12 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
         row["ten_epochs_s"] = round(whole, 1)
         row["times_post_ten_epochs"] = round(ms["post"]["ten_epochs_s"] / whole, 2)
     tries = 20 if short else 300
-    limits = product_seconds(products_of_a_step(CONFIG), tries, device)
+    products = products_of_a_step(CONFIG)
+    limits = product_seconds(products, tries, device)
+    if device.type == "cpu":
+        limits["compiled C"] = compiled_product_seconds(products, tries)
     sizes = (1, 100) if short else (1, 10, 100, 1000, 10_000, 100_000)
-    images_per_s = measure_sampling(sizes, 1 if short else 3, device)
+    images_per_s = measure_sampling(sizes, 1 if short else 10, device)
     rows = 1024  # in a batch of `cg.sample`
     products = [(rows, *layer) for layer in layers(CONFIG)[0]]
     sampling_limits = product_seconds(products, tries, device)
