@@ -156,6 +156,7 @@ class Writer:
             values[node] = Array(pointer_to(f"inputs[{i}]", tensor.dtype), meta)
         last_use = {used: node for node in graph.nodes for used in node.all_input_nodes}
         for node in graph.nodes:
+            require(node.op != "get_attr", "a tensor that the step finds elsewhere")
             if node.op == "call_function" and not str(node.target).startswith("profiler."):
                 values[node] = self.write(node, values)
             if node.op == "output":  # a copy, for it may be an input
@@ -174,7 +175,11 @@ class Writer:
         parameters = operation._schema.arguments[len(node.args) :]
         others = [node.kwargs.get(p.name, p.default_value) for p in parameters]
         arguments = torch.fx.map_arg((*node.args, *others), values.__getitem__)
-        return WRITERS[operation](self, *arguments)
+        result = WRITERS[operation](self, *arguments)
+        if isinstance(result, Array) and "val" in node.meta:
+            same_dtype = result.meta.dtype == node.meta["val"].dtype
+            require(same_dtype, f"what {operation} makes of such dtypes")
+        return result
 
     def source(self):
         """The program: every thread runs all pieces, but those not shared are left to one."""
@@ -467,6 +472,7 @@ def embedding(c, table, labels, *options):
 
 @writes(aten.embedding_dense_backward.default)
 def embedding_backward(c, gradient, labels, num_classes, padding_index, scale):
+    require(padding_index < 0 and not scale, "an embedding of this kind")
     out = zeros(c, (num_classes, gradient.shape[1]))
     columns = 1, gradient.shape[0]  # a thread has some of them, of all rows
 

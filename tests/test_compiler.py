@@ -282,12 +282,25 @@ def test_a_result_is_a_copy():
         (lambda x: F.avg_pool2d(x.view(1, 6, 8), 4), SMALL, "average pooling"),
         (lambda x: F.batch_norm(x, x[0] + 0, x[0] + 1), SMALL, "batch norm"),
         (lambda x: torch.addmm(x, x, x.t() @ x, alpha=2), SMALL, "addmm with factors"),
-        (lambda x: x.gather(0, torch.zeros_like(x, dtype=torch.int64)), SMALL, "zeros_like|gather"),
+        (lambda x: x.gather(0, torch.ones_like(x, dtype=torch.int64)), SMALL, "ones_like.*dtypes"),
+        (lambda y: torch.ones_like(y) * 1.5, LABELS, "aten.mul.Tensor makes of such dtypes"),
+        (lambda y: y / 2, LABELS, "aten.div.Tensor makes of such dtypes"),
+        (lambda x: x + SMALL, SMALL, "finds elsewhere"),
     ],
 )
 def test_what_has_no_c_is_named(function, x, named):
     with pytest.raises(NotImplementedError, match=f"no C is known for .*({named})"):
         compiled(function, x)
+
+
+def test_an_embedding_with_padding_has_no_c():
+    def gradient(table, labels):
+        table = table.detach().requires_grad_()
+        rows = F.embedding(labels, table, padding_idx=0)
+        return torch.autograd.grad(rows, table, rows.detach())[0]
+
+    with pytest.raises(NotImplementedError, match="an embedding of this kind"):
+        compiled(gradient, torch.randn(10, 4), LABELS)
 
 
 def test_what_the_c_compiler_says_is_passed_on(monkeypatch):
