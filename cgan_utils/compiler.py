@@ -124,8 +124,7 @@ class Array:
 def pointer_to(name, dtype):
     """The C text for a pointer to numbers of this dtype."""
     types = {torch.float32: "float", torch.int64: "int64_t"}
-    if dtype not in types:
-        raise NotImplementedError(f"no C is known for tensors of {dtype}")
+    require(dtype in types, f"tensors of {dtype}")
     return f"(({types[dtype]} *){name})"
 
 
@@ -170,8 +169,7 @@ class Writer:
         operation = node.target
         if operation is operator.getitem:
             return values[node.args[0]][node.args[1]]
-        if operation not in WRITERS:
-            raise NotImplementedError(f"no C is known for the operation {operation}")
+        require(operation in WRITERS, f"the operation {operation}")
         parameters = operation._schema.arguments[len(node.args) :]
         others = [node.kwargs.get(p.name, p.default_value) for p in parameters]
         arguments = torch.fx.map_arg((*node.args, *others), values.__getitem__)
@@ -219,14 +217,18 @@ class Writer:
         """Add a call of a function of kernels.h that all threads share."""
         self.pieces.append((True, f"{kernel}({', '.join(map(str, arguments))});"))
 
-    def loop(self, shape, strides, statement, size=None, simd=True):
+    def loop(self, shape, strides, statement, size=None, simd=True, in_turn=None):
         """Add a loop over all indices, in the order of memory: statement([i, j, ...]) is C text.
 
         size: how many numbers it computes, if not one for each index. simd: in any order at once.
+        in_turn: a dimension along which one thread takes one index after the other.
         """
         at = [INDICES[d] if length > 1 else "0" for d, length in enumerate(shape)]
-        moving = sorted((d for d in range(len(shape)) if shape[d] > 1), key=lambda d: -strides[d])
-        shared = bool(moving) and (size or math.prod(shape)) >= WORTH_SHARING
+        moving = [d for d, length in enumerate(shape) if length > 1]
+        moving.sort(key=lambda d: (d == in_turn, -strides[d]))
+        divisible = bool(moving) and moving[0] != in_turn
+        shared = divisible and (size or math.prod(shape)) >= WORTH_SHARING
+        simd = simd and in_turn is None
         lines = []
         for d in moving:
             words = ["for"] * (shared and d == moving[0]) + ["simd"] * (simd and d == moving[-1])
@@ -473,41 +475,46 @@ def embedding(c, table, labels, *options):
 @writes(aten.embedding_dense_backward.default)
 def embedding_backward(c, gradient, labels, num_classes, padding_index, scale):
     require(padding_index < 0 and not scale, "an embedding of this kind")
-    out = zeros(c, (num_classes, gradient.shape[1]))
-    columns = 1, gradient.shape[0]  # a thread has some of them, of all rows
-
-    def statement(at):
-        return f"{out[labels[at[:1]], at[1]]} += {gradient[at]};"
-
-    c.loop(gradient.shape, columns, statement, simd=False)
-    return out
+    rows = labels.view(torch.unsqueeze, 1).view(torch.Tensor.expand, gradient.shape)
+    return put(c, zeros(c, (num_classes, gradient.shape[1])), 0, rows, gradient, "+=")
 
 
 @writes(aten.gather.default)
 def gather(c, array, dim, index, sparse_gradient):
-    require(dim == 1 and array.meta.dim() == 2, "gather but along rows")
     out = c.new(batch_last(*index.shape))
-    c.loop(out.shape, out.meta.stride(), lambda at: f"{out[at]} = {array[at[0], index[at]]};")
+
+    def statement(at):
+        return f"{out[at]} = {array[moved(at, dim, index)]};"
+
+    c.loop(out.shape, out.meta.stride(), statement)
     return out
 
 
 @writes(aten.scatter.value)
-def scatter(c, array, dim, index, value, how="="):
-    require(dim == 1 and array.meta.dim() == 2, "scatter but along rows")
-    out = c.map("{0}", array)
-    term = element_by_element("{0}", [value], index.shape)
-    rows = index.shape[1], 1  # a thread has some of them, whole
-
-    def statement(at):
-        return f"{out[at[0], index[at]]} {how} {term(at)};"
-
-    c.loop(index.shape, rows, statement, simd=False)
-    return out
+def scatter(c, array, dim, index, value):
+    return put(c, c.map("{0}", array), dim, index, value, "=")
 
 
 @writes(aten.scatter_add.default)
 def scatter_add(c, array, dim, index, values):
-    return scatter(c, array, dim, index, values, "+=")
+    return put(c, c.map("{0}", array), dim, index, values, "+=")
+
+
+def put(c, out, dim, index, value, how):
+    """Add "out = value" or "out += value" at indices along `dim`, which may be equal."""
+    term = element_by_element("{0}", [value], index.shape)
+
+    def statement(at):
+        return f"{out[moved(at, dim, index)]} {how} {term(at)};"
+
+    c.loop(index.shape, index.meta.stride(), statement, in_turn=dim % out.meta.dim())
+    return out
+
+
+def moved(at, dim, index):
+    """Indices with the one of `dim` looked up in an array."""
+    dim %= len(at)
+    return [*at[:dim], index[at], *at[dim + 1 :]]
 
 
 @writes(aten.native_batch_norm.default)

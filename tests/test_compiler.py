@@ -164,6 +164,9 @@ def test_labels():
     assert_same_gradients(lambda x, y: x.gather(1, y.unsqueeze(1)), logits, LABELS)
     several = LABELS.unsqueeze(1).repeat(1, 400)  # the same one: no thread may miss another's sum
     assert_same_gradients(lambda x, y: x.gather(1, y), logits, several)
+    assert_same_gradients(lambda x, y: x.gather(-2, y.t()), logits.t(), several)
+    many = LABELS.repeat(400)  # each adds to the one column of the table
+    assert_same_gradients(lambda t, y: F.embedding(y, t), table[:, :1], many)
     assert_same(lambda x, y: torch.ones_like(x).scatter(1, y.unsqueeze(1), 0), logits, LABELS)
 
 
