@@ -4,9 +4,9 @@
     python tests/benchmarks/speed.py --short    a few steps of everything
 
 trains the original recipe at batch 32 with the post's loop and with each engine, in turn, so that
-whatever else the machine does hits all of them; then samples. Writes results/speed.json: machine,
-versions, minimum and median of each repeat, and ratios. A ratio compares minima, the time without
-interruptions.
+whatever else the machine does hits all of them; then samples. Writes results/speed.json, or what
+--output names (results/speed_cuda.json is from a GPU): machine, versions, minimum and median of
+each repeat, and ratios. A ratio compares minima, the time without interruptions.
 """
 
 import itertools
@@ -233,7 +233,7 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
             "cpu": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "device": str(device),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "load": round(os.getloadavg()[0], 1),
         },
         "versions": {"python": platform.python_version(), "torch": version("torch")},
