@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from quality import write_results
+from quality import processor, write_results
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import DataLoader
@@ -233,7 +233,8 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
             "cpu": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "device": str(device),
+            "processor": processor(device),
             "load": round(os.getloadavg()[0], 1),
         },
         "versions": {"python": platform.python_version(), "torch": version("torch")},
