@@ -213,6 +213,12 @@ class Writer:
         meta = MEMORY.view(meta.dtype).as_strided(meta.shape, meta.stride(), place.start // floats)
         return Array(pointer_to("memory", meta.dtype), meta, block)
 
+    def around(self, meta, *parts):
+        """An array for these parts: the numbers of a row side by side if they are so in all."""
+        rows = all(part.meta.stride(0) == max(part.meta.stride()) for part in parts)
+        whole = meta.new_empty(meta.shape) if rows else batch_last(*meta.shape, dtype=meta.dtype)
+        return self.new(whole)
+
     def call(self, kernel, *arguments):
         """Add a call of a function of kernels.h that all threads share."""
         self.pieces.append((True, f"{kernel}({', '.join(map(str, arguments))});"))
@@ -223,6 +229,8 @@ class Writer:
         size: how many numbers it computes, if not one for each index. simd: in any order at once.
         in_turn: a dimension along which one thread takes one index after the other.
         """
+        if 0 in shape:
+            return
         at = [INDICES[d] if length > 1 else "0" for d, length in enumerate(shape)]
         moving = [d for d, length in enumerate(shape) if length > 1]
         moving.sort(key=lambda d: (d == in_turn, -strides[d]))
@@ -319,7 +327,7 @@ ELEMENTWISE = {
     aten.ones_like.default: "1",
     aten.zeros_like.default: "0",
     aten.relu.default: "{0} < 0 ? 0 : {0}",  # so that NaN stays NaN
-    aten.threshold_backward.default: "{1} <= {2} ? 0 : {0}",
+    aten.threshold_backward.default: "threshold_backward({0}, {1}, {2})",
     aten.leaky_relu.default: "{0} > 0 ? {0} : {1} * {0}",
     aten.leaky_relu_backward.default: "{1} > 0 ? {0} : {2} * {0}",
     aten.tanh.default: "hyperbolic_tangent({0})",
@@ -413,8 +421,7 @@ def addmm(c, bias, a, b, beta, alpha):
 
 @writes(aten.cat.default)
 def cat(c, arrays, dim):
-    shape = aten.cat.default([a.meta for a in arrays], dim).shape
-    out = c.new(batch_last(*shape, dtype=arrays[0].meta.dtype))
+    out = c.around(aten.cat.default([a.meta for a in arrays], dim), *arrays)
     start = 0
     for array in arrays:
         c.map("{0}", array, out=out.view(torch.narrow, dim, start, array.shape[dim]))
@@ -428,9 +435,30 @@ def stack(c, arrays, dim):
 
 
 @writes(aten.slice_backward.default)
-def slice_backward(c, gradient, shape, *bounds):
-    out = zeros(c, shape)
-    c.map("{0}", gradient, out=out.view(aten.slice.Tensor, *bounds))
+def slice_backward(c, gradient, shape, dim, start, end, step):
+    if step > 1:
+        out = zeros(c, shape)
+        c.map("{0}", gradient, out=out.view(aten.slice.Tensor, dim, start, end, step))
+        return out
+    dim %= len(shape)
+    start, end, _ = slice(start, end).indices(shape[dim])
+    margins = [start, shape[dim] - max(start, end)]
+    return pad(c, gradient, [0, 0] * (len(shape) - 1 - dim) + margins, 0)
+
+
+@writes(aten.constant_pad_nd.default)
+def pad(c, x, margins, value):
+    """A frame of one value around x; where a margin is below 0, x is cut off."""
+    out = inside = c.around(aten.constant_pad_nd.default(x.meta, margins), x)
+    pairs = zip(margins[::2], margins[1::2], strict=True)
+    for d, (before, after) in enumerate(pairs, 1):  # from the last dimension on
+        kept = x.shape[-d] + min(0, before) + min(0, after)
+        x = x.view(torch.narrow, -d, max(0, -before), kept)
+        inside = inside.view(torch.narrow, -d, max(0, before), kept)
+        for start, length in ((0, before), (out.shape[-d] - after, after)):
+            if length > 0:
+                c.map(str(value), out=out.view(torch.narrow, -d, start, length))
+    c.map("{0}", x, out=inside)
     return out
 
 
@@ -581,6 +609,56 @@ def parts_of_pool(x, cell, stride, padding, ceil_mode, divisor):
         parts = (slice(end), slice(whole), side), (slice(end, None), slice(whole, None), left)
         directions.append([part for part, some in zip(parts, (whole, left), strict=True) if some])
     return itertools.product(*directions)
+
+
+@writes(aten.col2im.default)
+def fold(c, patches, size, *shapes):
+    channels = patches.shape[1] // math.prod(shapes[0])
+    canvas, image = framed_image(c, (patches.shape[0], channels, *size), *shapes)
+    for pixels, drawn in overlaps(canvas, patches, *shapes):
+        c.map("{0} + {1}", pixels, drawn, out=pixels)
+    return image
+
+
+@writes(aten.im2col.default)
+def unfold(c, x, *shapes):
+    canvas, image = framed_image(c, x.shape, *shapes)
+    c.map("{0}", x, out=image)
+    out = c.new(batch_last(*aten.im2col.default(x.meta, *shapes).shape))
+    for pixels, seen in overlaps(canvas, out, *shapes):
+        c.map("{0}", pixels, out=seen)
+    return out
+
+
+def framed_image(c, shape, kernel, dilation, padding, stride):
+    """Zeros with the padding around an image, and the image in it."""
+    *outer, height, width = shape
+    top, left = padding
+    canvas = zeros(c, (*outer, height + 2 * top, width + 2 * left))
+    return canvas, canvas.part(..., slice(top, top + height), slice(left, left + width))
+
+
+def overlaps(canvas, patches, kernel, dilation, padding, stride):
+    """Canvas and patches cut into cells as large as the stride, of which each patch has several.
+
+    For one cell of all patches after the other a pair of (N, C, rows, height, columns, width): the
+    pixels of the canvas that it lies on, and its own.
+    """
+    sizes = list(zip(canvas.shape[2:], kernel, stride, strict=True))
+    whole = all(length % side == patch % side == 0 for length, patch, side in sizes)
+    require(whole and list(dilation) == [1, 1], "patches of this kind")
+    high, wide = (patch // side for _, patch, side in sizes)  # a patch, in cells
+    cells = canvas.view(torch.Tensor.unflatten, 3, (-1, stride[1]))
+    cells = cells.view(torch.Tensor.unflatten, 2, (-1, stride[0]))
+    rows, columns = cells.shape[2] - high + 1, cells.shape[4] - wide + 1
+    places = patches.view(torch.Tensor.unflatten, 2, (rows, columns))
+    places = places.view(torch.Tensor.unflatten, 1, (-1, high, stride[0], wide, stride[1]))
+    for i, j in itertools.product(range(high), range(wide)):
+        pixels = cells.part(
+            ..., slice(i, i + rows), slice(None), slice(j, j + columns), slice(None)
+        )
+        own = places.part(slice(None), slice(None), i, slice(None), j)
+        yield pixels, own.view(torch.permute, (0, 1, 4, 2, 5, 3))
 
 
 @writes(aten._foreach_add_.Scalar)

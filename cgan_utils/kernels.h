@@ -16,12 +16,20 @@
 #define ROWS 6
 #endif
 #define COLUMNS (2 * LANES)
+#define BLOCK (6 * COLUMNS)
+#define DEPTH 16384 /* of more, ROWS might not fit on a thread's stack */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #if defined(__GLIBC__) && defined(__x86_64__) && !defined(__clang__)
 __attribute__((simd("notinbranch"))) extern float expf(float); /* it has one for vectors too */
 #endif
+
+/* A function reads both numbers before it decides, so that a register can decide on all of its own;
+   a choice written into the loop reads the gradient only where it needs it, one by one. */
+static inline float threshold_backward(float gradient, float x, float limit) {
+  return x <= limit ? 0 : gradient;
+}
 
 static inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 static inline float hyperbolic_tangent(float x) { return 1 - 2 / (expf(2 * x) + 1); }
@@ -54,15 +62,29 @@ static inline void multiply_tile(int rows, int inner, const float *a, int a_down
 }
 
 /* C = A B, matrices of rows x inner and inner x columns, at least COLUMNS. The last COLUMNS may have
-   some in common with those before: these are computed twice, and are the same. */
+   some in common with those before: these are computed twice, and are the same. If it is a column
+   of A whose numbers lie side by side, the cache cannot hold ROWS rows of it: they lie far apart,
+   often by a power of two. So they are put together first, for up to BLOCK columns of B. */
 static void multiply(int rows, int inner, int columns, const float *a, int a_down, int a_right,
                      const float *b, int b_down, float *c, int c_down) {
+  int gather = a_down == 1 && inner <= DEPTH;
+  float together[gather ? inner * ROWS : 1];
   _Pragma("omp for collapse(2)")
-  for (int j = 0; j < columns; j += COLUMNS)
+  for (int block = 0; block < columns; block += BLOCK)
     for (int i = 0; i < rows; i += ROWS) {
-      int first = j < columns - COLUMNS ? j : columns - COLUMNS;
-      multiply_tile(rows - i < ROWS ? rows - i : ROWS, inner, a + i * a_down, a_down, a_right,
-                    b + first, b_down, c + i * c_down + first, c_down);
+      int count = rows - i < ROWS ? rows - i : ROWS;
+      int end = columns < block + BLOCK ? columns : block + BLOCK;
+      const float *left = a + i * a_down;
+      for (int k = 0; gather && k < inner; k++)
+        for (int row = 0; row < count; row++)
+          together[k * ROWS + row] = left[k * a_right + row];
+      if (gather)
+        left = together;
+      for (int j = block; j < end; j += COLUMNS) {
+        int first = j < columns - COLUMNS ? j : columns - COLUMNS;
+        multiply_tile(count, inner, left, a_down, gather ? ROWS : a_right, b + first, b_down,
+                      c + i * c_down + first, c_down);
+      }
     }
 }
 

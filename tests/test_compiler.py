@@ -80,17 +80,31 @@ def test_elementwise_operations(function):
         pytest.param(lambda x: x.t() + 1, id="t"),
         pytest.param(lambda x: x.permute(1, 0).reshape(-1) * 2, id="no view has this shape"),
         pytest.param(lambda x: x[1:5:2, -3:] + 1, id="slices"),
+        pytest.param(lambda x: x.narrow(-1, 2, 3) + x[:3, 1:4].sum(), id="slices in the middle"),
+        pytest.param(lambda x: torch.cat([2 * x[4:2], x, x[-3:-1]]), id="slices of nothing"),
         pytest.param(lambda x: x.unsqueeze(1).expand(-1, 3, -1) + 1, id="expand"),
         pytest.param(lambda x: x.unflatten(1, (2, 4)).squeeze(1).flatten(1) + 1, id="view"),
         pytest.param(lambda x: torch.cat(x.split([1, 5])[::-1]), id="split_with_sizes"),
         pytest.param(lambda x: torch.cat([x, *x.chunk(4, dim=1), x], dim=-1), id="cat"),
         pytest.param(lambda x: torch.stack([x, 2 * x], dim=1), id="stack"),
         pytest.param(lambda x: x.diff(dim=1, append=x[:, -1:]), id="diff"),
+        pytest.param(lambda x: F.pad(x, (1, 0)), id="pad before"),
+        pytest.param(lambda x: F.pad(x, (0, 2, 3, 1), value=-1.5), id="pad"),
+        pytest.param(lambda x: F.pad(x, (-1, -2, 0, -3)), id="pad, by less"),
+        pytest.param(lambda x: F.pad(x, (-1, 2, 3, -2)), id="pad, by more and less"),
     ],
 )
 def test_views_and_joints(function):
     for x in layouts(SMALL):
         assert_same_gradients(function, x)
+
+
+def test_nothing_is_done_to_no_numbers():
+    def change_none(x):
+        x[:, 3:3].add_(1)
+        return x.sum()
+
+    assert_same(change_none, SMALL)
 
 
 @pytest.mark.parametrize("dims", [0, 1, -1, (0, 1), (0, 2), (2, 1, 0)])
@@ -106,7 +120,7 @@ def test_sums_and_means_of_all():
 
 
 def test_products_of_all_shapes_and_layouts():
-    sizes = (1, 1, 1), (5, 7, 3), (31, 40, 33), (32, 1, 32), (33, 40, 64), (64, 9, 1), (1, 9, 100)
+    sizes = (1, 1, 1), (5, 7, 3), (31, 40, 33), (32, 1, 32), (33, 40, 64), (64, 9, 1), (1, 9, 500)
     pairs = []
     for rows, inner, columns in sizes:
         a, b = torch.randn(rows, inner), torch.randn(inner, columns)
@@ -175,6 +189,24 @@ def test_average_pooling(size):
     for x in layouts(torch.randn(5, 2, *size)):
         assert_same_gradients(lambda x: F.avg_pool2d(x, 4, ceil_mode=True), x)
     assert_same_gradients(lambda x: F.avg_pool2d(x, (2, 3), ceil_mode=True), x)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding", "stride"),
+    [
+        ((28, 28), (8, 8), (2, 2), (4, 4)),
+        ((8, 12), (8, 8), (4, 4), (4, 4)),
+        ((12, 8), (6, 4), (0, 4), (3, 2)),
+        ((4, 6), (4, 2), (4, 0), (2, 2)),  # patches that lie beside the image altogether
+        ((6, 6), (2, 3), (0, 0), (2, 3)),  # side by side
+    ],
+)
+def test_patches(size, kernel, padding, stride):
+    shapes = {"kernel_size": kernel, "padding": padding, "stride": stride}
+    patches = F.unfold(torch.randn(5, 3, *size), **shapes)
+    for x in layouts(patches):
+        assert_same_gradients(lambda x: F.fold(x, size, **shapes), x)
+    assert_same_gradients(lambda x: F.unfold(x, **shapes), torch.randn(5, 3, *size))
 
 
 def test_batch_norm():
@@ -283,6 +315,8 @@ def test_a_result_is_a_copy():
         (lambda x: x + 1, SMALL.double(), "tensors of torch.float64"),
         (lambda x: F.avg_pool2d(x.view(1, 6, 8), 2, 1), SMALL, "average pooling"),
         (lambda x: F.avg_pool2d(x.view(1, 6, 8), 4), SMALL, "average pooling"),
+        (lambda x: F.unfold(x.view(1, 1, 6, 8), 3, stride=2), SMALL, "patches of this kind"),
+        (lambda x: F.unfold(x.view(1, 1, 6, 8), 2, dilation=2, stride=2), SMALL, "patches"),
         (lambda x: F.batch_norm(x, x[0] + 0, x[0] + 1), SMALL, "batch norm"),
         (lambda x: torch.addmm(x, x, x.t() @ x, alpha=2), SMALL, "addmm with factors"),
         (lambda x: x.gather(0, torch.ones_like(x, dtype=torch.int64)), SMALL, "ones_like.*dtypes"),
