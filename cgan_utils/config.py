@@ -55,6 +55,7 @@ class CGANConfig:
     conditional_norm: bool = False  # batch norm in G that z and the label scale and shift
     fine_detail: bool = False  # D also sees how pixels differ from their neighbours
     mismatch_weight: float = 0.0  # of real images with a wrong label, for D to reject; 0: none
+    shared_patches: bool = False  # G ends in one small MLP that draws a patch at every place
     latent_scale: float = 1.0  # standard deviation of z in `sample`; it is 1 in training
 
     @classmethod
@@ -70,9 +71,9 @@ class CGANConfig:
             latent_dim=64,
             hidden_dim=512,
             hidden_layers=3,
-            epochs=36,
-            batch_size=64,
-            learning_rate=1e-3,
+            epochs=40,
+            batch_size=96,
+            learning_rate=1.2e-3,
             betas=(0.0, 0.99),
             learning_rate_decay=True,
             ema_decay=0.999,
@@ -81,6 +82,7 @@ class CGANConfig:
             conditional_norm=True,
             fine_detail=True,
             mismatch_weight=1.0,
+            shared_patches=True,
             latent_scale=1.1,
         )
 

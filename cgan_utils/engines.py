@@ -21,8 +21,8 @@ from .compiler import compile_program
 ENGINES = ("auto", "eager", "compiled", "graph")
 
 # The length of a run, in steps, from which a program surely saves more time than making it costs:
-# on the CPU of results/speed.json under a second, to save 1.8 ms of each step, and six seconds for
-# the tuned recipe's two programs, to save 13 ms; under a second for a capture.
+# on the CPU of results/speed.json under a second, to save 1.8 ms of each step; on a busier day 18
+# seconds for the tuned recipe's two programs, to save 19 ms; under a second for a capture.
 COMPILING_PAYS = 1000
 CAPTURING_PAYS = 200
 

@@ -112,8 +112,10 @@ def test_tuned_layer_sizes_counted_by_hand():
 
     norm = [96 * 1024, 1024]  # scale and shift of 512 units, from 64 numbers of z and 32 of y
     hidden = [512 * 512] * 2
+    norm_of = [96 * 2 * units for units in (24, 64)] + [2 * units for units in (24, 64)]
+    patches = [512 * 24 * 49, 24 * 64, 64 * 8 * 8, 8 * 8, *norm_of]  # 24 features at 7 x 7 places
     assert sizes(cg.Generator(TUNED)) == sorted(
-        [10 * 32, (64 + 32) * 512, *hidden, *norm * 3, 512 * 784, 784]  # the shift is the bias
+        [10 * 32, (64 + 32) * 512, *hidden, *norm * 3, *patches]  # the shift is the bias
     )
     assert sizes(cg.Discriminator(TUNED)) == sorted(
         [10 * 512, (3 * 784 + 4 * 49) * 512, *hidden, *[512] * 3, 512, 1]
@@ -152,6 +154,37 @@ def test_conditional_norm_starts_as_plain_batch_norm():
     torch.testing.assert_close(norm(h, torch.randn(40, 96)), plain)
 
 
+@pytest.mark.parametrize("conditional_norm", [False, True])
+def test_shared_patches_by_hand(conditional_norm):
+    """Drawn one place after the other, on a canvas with room around the image."""
+    config = CONFIG.replace(image_shape=(3, 6, 8), conditional_norm=conditional_norm)
+    patches = randomized(cg.SharedPatches(config))
+    h, inputs = torch.randn(5, 256), torch.randn(5, 110)
+
+    def activate(x, norm):  # (places, N, units)
+        if norm is not None:
+            spread, mean = torch.var_mean(x, dim=(0, 1), correction=0)
+            scale, shift = (inputs @ norm.scale_and_shift.weight.T).chunk(2, dim=1)
+            at_zero = norm.scale_and_shift.bias.chunk(2)
+            x = (x - mean) / (spread + 1e-5).sqrt()
+            x = (1 + scale + at_zero[0]) * x + shift + at_zero[1]
+        return x.clamp(min=0)
+
+    def linear(x, layer):
+        return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+
+    features = linear(h, patches.features).reshape(5, 24, 4)
+    places = torch.stack([features[:, :, place] for place in range(4)])
+    hidden = activate(linear(activate(places, patches.norms[0]), patches.hidden), patches.norms[1])
+    canvas = torch.zeros(5, 3, 12, 12)
+    for drawn, (y, x) in zip(
+        linear(hidden, patches.output), itertools.product(range(2), range(2)), strict=True
+    ):
+        canvas[:, :, 4 * y : 4 * y + 8, 4 * x : 4 * x + 8] += drawn.reshape(5, 3, 8, 8)
+    found = patches(h, inputs)
+    torch.testing.assert_close(found, canvas[:, :, 2:8, 2:10], atol=1e-4, rtol=1e-4)
+
+
 def test_projection_by_hand():
     discriminator = randomized(cg.Discriminator(CONFIG.replace(projection=True))).double()
     images, labels = torch.rand(4, 1, 28, 28).double() * 2 - 1, torch.tensor([7, 0, 2, 2])
@@ -186,6 +219,28 @@ def test_edge_histogram_by_hand():
         expected[n, c, y, x] = 3 * cell[cell > 0].sum() / cell.numel()
         expected[n, 2 + c, y, x] = -3 * cell[cell < 0].sum() / cell.numel()
     torch.testing.assert_close(cg.edge_histogram(differences), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 1, 28, 28), (1, 2, 1, 3), (4, 1, 1, 1)])
+def test_pixel_weights_do_what_weights_of_the_differences_do(shape):
+    n, channels, *size = shape
+    images = torch.randn(shape).double()
+    weights = torch.randn(n, 2 * channels, *size).double()
+    by_differences = (weights * cg.neighbour_differences(images)).sum()
+    torch.testing.assert_close((cg.pixel_weights(weights) * images).sum(), by_differences)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 5, 6)])
+@pytest.mark.parametrize("more", [0, 7])
+def test_fine_detail_is_one_layer_on_all_that_it_tells(shape, more):
+    config = TUNED.replace(image_shape=shape)
+    layer = randomized(cg.FineDetail(config, config.image_size + more)).double()
+    images, others = torch.randn(4, *shape).double(), torch.randn(4, more).double()
+    differences = cg.neighbour_differences(images)
+    told = images, differences, others, cg.edge_histogram(differences)
+    everything = torch.cat([part.flatten(1) for part in told], dim=1)
+    found = layer(torch.cat([images.flatten(1), others], dim=1))
+    torch.testing.assert_close(found, everything @ layer.weight.T + layer.bias)
 
 
 def test_the_discriminator_sees_pixels_then_differences_then_edges():

@@ -168,6 +168,7 @@ def tuned_config(tiny_config):
     sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim", "epochs")
     return cg.CGANConfig.tuned().replace(
         batch_size=16,
+        learning_rate=1e-3,
         mismatch_weight=0.5,  # 1, the recipe's, would hide it
         **{name: getattr(tiny_config, name) for name in sizes},
     )
