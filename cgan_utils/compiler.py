@@ -612,33 +612,27 @@ def parts_of_pool(x, cell, stride, padding, ceil_mode, divisor):
 
 
 @writes(aten.col2im.default)
-def fold(c, patches, size, *shapes):
-    channels = patches.shape[1] // math.prod(shapes[0])
-    canvas, image = framed_image(c, (patches.shape[0], channels, *size), *shapes)
-    for pixels, drawn in overlaps(canvas, patches, *shapes):
+def fold(c, patches, size, kernel, dilation, padding, stride):
+    (height, width), (top, left) = size, padding
+    channels = patches.shape[1] // math.prod(kernel)
+    canvas = zeros(c, (patches.shape[0], channels, height + 2 * top, width + 2 * left))
+    for pixels, drawn in overlaps(canvas, patches, kernel, dilation, stride):
         c.map("{0} + {1}", pixels, drawn, out=pixels)
-    return image
+    return canvas.part(..., slice(top, top + height), slice(left, left + width))
 
 
 @writes(aten.im2col.default)
-def unfold(c, x, *shapes):
-    canvas, image = framed_image(c, x.shape, *shapes)
-    c.map("{0}", x, out=image)
-    out = c.new(batch_last(*aten.im2col.default(x.meta, *shapes).shape))
-    for pixels, seen in overlaps(canvas, out, *shapes):
+def unfold(c, x, kernel, dilation, padding, stride):
+    top, left = padding
+    canvas = pad(c, x, [left, left, top, top], 0)
+    shape = aten.im2col.default(x.meta, kernel, dilation, padding, stride).shape
+    out = c.new(batch_last(*shape))
+    for pixels, seen in overlaps(canvas, out, kernel, dilation, stride):
         c.map("{0}", pixels, out=seen)
     return out
 
 
-def framed_image(c, shape, kernel, dilation, padding, stride):
-    """Zeros with the padding around an image, and the image in it."""
-    *outer, height, width = shape
-    top, left = padding
-    canvas = zeros(c, (*outer, height + 2 * top, width + 2 * left))
-    return canvas, canvas.part(..., slice(top, top + height), slice(left, left + width))
-
-
-def overlaps(canvas, patches, kernel, dilation, padding, stride):
+def overlaps(canvas, patches, kernel, dilation, stride):
     """Canvas and patches cut into cells as large as the stride, of which each patch has several.
 
     For one cell of all patches after the other a pair of (N, C, rows, height, columns, width): the
