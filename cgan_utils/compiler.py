@@ -252,25 +252,32 @@ class Writer:
             shape = torch.broadcast_shapes(*(a.shape for a in arrays))
             whole = next((a for a in arrays if a.shape == shape), None)
             out = self.new(batch_last(*shape) if whole is None else torch.empty_like(whole.meta))
-        term = element_by_element(text, arguments, out.shape)
-        self.loop(out.shape, out.meta.stride(), lambda at: f"{out[at]} = {term(at)};")
+        to, *arguments = with_fewest_dimensions(out, *arguments)
+        term = element_by_element(text, arguments, to.shape)
+        self.loop(to.shape, to.meta.stride(), lambda at: f"{to[at]} = {term(at)};")
         return out
 
     def sum(self, dims, text, *arguments):
         """An array with the sums of text, as in `map`, over some dimensions, which have size 1."""
-        shape = torch.broadcast_shapes(*(a.shape for a in arguments if isinstance(a, Array)))
-        out = self.new(batch_last(*(1 if d in dims else n for d, n in enumerate(shape))))
+        arrays = [a for a in arguments if isinstance(a, Array)]
+        shape = torch.broadcast_shapes(*(a.shape for a in arrays))
+        whole = next(a.meta for a in arrays if a.shape == shape)
+        kept = tuple(slice(1) if d in dims else slice(None) for d in range(len(shape)))
+        out = self.new(torch.empty_like(whole[kept]))
         term = element_by_element(text, arguments, shape)
+        # Side by side lie the numbers of one sum, or the first numbers of many.
+        moving = [d for d, length in enumerate(shape) if length > 1]
+        many = bool(moving) and min(moving, key=whole.stride) not in dims
 
         def statement(at):
             inside = [INDICES[d] if d in dims else i for d, i in enumerate(at)]
             lines = [head_of_loop(inside[d], shape[d]) for d in sorted(dims, reverse=True)]
-            if lines:
+            if lines and not many:
                 lines.insert(-1, "#pragma omp simd reduction(+:sum)")
             lines.append(f"sum += {term(inside)};")
             return "\n".join(["{", "float sum = 0;", *lines, f"{out[at]} = sum;", "}"])
 
-        self.loop(out.shape, out.meta.stride(), statement, size=math.prod(shape), simd=False)
+        self.loop(out.shape, out.meta.stride(), statement, size=math.prod(shape), simd=many)
         return out
 
     def product(self, a, b):
@@ -309,6 +316,28 @@ def element_by_element(text, arguments, shape):
     return lambda at: text.format(*(element(value, at) for value in arguments))
 
 
+def with_fewest_dimensions(out, *arguments):
+    """The same arrays and numbers, for a loop over all elements: few long rows are faster.
+
+    The arrays get the shape of the first one and its order in memory; then two dimensions that are
+    a single row in all of them become one.
+    """
+    order = sorted(range(out.meta.dim()), key=lambda d: -out.meta.stride(d))
+    parts = viewed([out, *arguments], torch.Tensor.expand, out.shape)
+    parts = viewed(parts, torch.permute, order)
+    for d in reversed(range(len(order) - 1)):
+        metas = [part.meta for part in parts if isinstance(part, Array)]
+        length = metas[0].shape[d + 1]
+        single_row = all(meta.stride(d) == length * meta.stride(d + 1) for meta in metas)
+        if single_row or 1 in (length, metas[0].shape[d]):
+            parts = viewed(parts, torch.flatten, d, d + 1)
+    return parts
+
+
+def viewed(parts, *view):
+    return [part.view(*view) if isinstance(part, Array) else part for part in parts]
+
+
 # -- operation by operation
 
 ELEMENTWISE = {
@@ -329,7 +358,7 @@ ELEMENTWISE = {
     aten.relu.default: "{0} < 0 ? 0 : {0}",  # so that NaN stays NaN
     aten.threshold_backward.default: "threshold_backward({0}, {1}, {2})",
     aten.leaky_relu.default: "{0} > 0 ? {0} : {1} * {0}",
-    aten.leaky_relu_backward.default: "{1} > 0 ? {0} : {2} * {0}",
+    aten.leaky_relu_backward.default: "{0} * ({1} > 0 ? 1 : {2})",  # no branch: {0} is read
     aten.tanh.default: "hyperbolic_tangent({0})",
     aten.tanh_backward.default: "{0} * (1 - {1} * {1})",
     aten.sigmoid.default: "sigmoid({0})",

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The processor's registers: each holds LANES numbers, on which it computes at once. */
 #if defined(__AVX512F__) /* 32 of them */
@@ -16,7 +17,7 @@
 #define ROWS 6
 #endif
 #define COLUMNS (2 * LANES)
-#define BLOCK (6 * COLUMNS)
+#define BLOCK 192 /* columns: a multiple of COLUMNS */
 #define DEPTH 16384 /* of more, ROWS might not fit on a thread's stack */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -49,6 +50,7 @@ static inline void multiply_tile(int rows, int inner, const float *a, int a_down
   }
   for (int k = 0; k < inner; k++) {
     const vector *across = (const vector *)(b + k * b_down);
+    __builtin_prefetch(b + (k + 16) * b_down); /* rows far apart: no processor foresees them */
     for (int i = 0; i < ROWS; i++) {
       left[i] += row[i][k * a_right] * across[0];
       right[i] += row[i][k * a_right] * across[1];
@@ -75,9 +77,14 @@ static void multiply(int rows, int inner, int columns, const float *a, int a_dow
       int count = rows - i < ROWS ? rows - i : ROWS;
       int end = columns < block + BLOCK ? columns : block + BLOCK;
       const float *left = a + i * a_down;
-      for (int k = 0; gather && k < inner; k++)
-        for (int row = 0; row < count; row++)
-          together[k * ROWS + row] = left[k * a_right + row];
+      for (int k = 0; gather && k < inner; k++) {
+        float *to = together + k * ROWS;
+        const float *from = left + k * a_right;
+        if (count == ROWS) /* a length known here takes no loop */
+          memcpy(to, from, 4 * ROWS);
+        else
+          memcpy(to, from, 4 * count);
+      }
       if (gather)
         left = together;
       for (int j = block; j < end; j += COLUMNS) {
