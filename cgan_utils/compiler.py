@@ -248,10 +248,8 @@ class Writer:
     def map(self, text, *arguments, out=None):
         """Add out = text, where {0}, {1}, ... are arrays, element by element, or numbers."""
         if out is None:
-            arrays = [a for a in arguments if isinstance(a, Array)]
-            shape = torch.broadcast_shapes(*(a.shape for a in arrays))
-            whole = next((a for a in arrays if a.shape == shape), None)
-            out = self.new(batch_last(*shape) if whole is None else torch.empty_like(whole.meta))
+            shape, whole = broadcast(arguments)
+            out = self.new(batch_last(*shape) if whole is None else torch.empty_like(whole))
         to, *arguments = with_fewest_dimensions(out, *arguments)
         term = element_by_element(text, arguments, to.shape)
         self.loop(to.shape, to.meta.stride(), lambda at: f"{to[at]} = {term(at)};")
@@ -259,9 +257,7 @@ class Writer:
 
     def sum(self, dims, text, *arguments):
         """An array with the sums of text, as in `map`, over some dimensions, which have size 1."""
-        arrays = [a for a in arguments if isinstance(a, Array)]
-        shape = torch.broadcast_shapes(*(a.shape for a in arrays))
-        whole = next(a.meta for a in arrays if a.shape == shape)
+        shape, whole = broadcast(arguments)
         kept = tuple(slice(1) if d in dims else slice(None) for d in range(len(shape)))
         out = self.new(torch.empty_like(whole[kept]))
         term = element_by_element(text, arguments, shape)
@@ -303,6 +299,13 @@ INDICES = "ijklmn"
 
 def head_of_loop(index, length):
     return f"for (int {index} = 0; {index} < {length}; {index}++)"
+
+
+def broadcast(arguments):
+    """The shape of the arrays among them together, and the first meta tensor of it, or None."""
+    metas = [a.meta for a in arguments if isinstance(a, Array)]
+    shape = torch.broadcast_shapes(*(meta.shape for meta in metas))
+    return shape, next((meta for meta in metas if meta.shape == shape), None)
 
 
 def element_by_element(text, arguments, shape):

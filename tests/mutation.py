@@ -138,7 +138,7 @@ FAULTS = {
         ("if len(p) >= length)", ")"),
         ("[str(self.meta.storage_offset()), *terms]", "terms"),
         ("return result.clone()", "return result"),
-        ("if whole is None else torch.empty_like(whole.meta)", ""),
+        ("if whole is None else torch.empty_like(whole)", ""),
         ("b.meta.stride(1) != 1 or columns < WIDE", "columns < WIDE"),
         ("b.meta.stride(1) != 1 or columns < WIDE", "b.meta.stride(1) != 1"),
         ("max(columns, WIDE)", "columns"),
