@@ -40,11 +40,9 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 3600 tests notebooks
 
-test-quick: setup  ## the tests that need no judge, no notebook run, no browser and no second process
-	$(BIN)/python -m pytest tests --ignore tests/test_evaluation.py \
-	    --ignore tests/notebooks/test_nbval_guards.py --ignore tests/test_browser.py \
-	    --ignore tests/test_readme.py --ignore tests/test_engines.py \
-	    --ignore tests/test_benchmarks.py
+QUICK := not slow and not process and not book and not browser
+test-quick: setup  ## the core's tests, under 30 seconds: no classifier, processes, book or browser
+	$(BIN)/python -m pytest -m "$(QUICK)" tests
 
 lint: setup  ## ruff on .py and .ipynb
 	$(BIN)/ruff check .

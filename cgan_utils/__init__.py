@@ -1,115 +1,73 @@
 """A conditional GAN on FashionMNIST, small enough to read and fast enough to use."""
 
-from .checkpoints import (
-    TrainingState,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-    save_rolling,
-)
-from .config import FASHION_MNIST_CLASSES, CGANConfig, choose_device, data_folder, runs_folder
+from . import plotting, pretrained, tuned
+from ._runtime import choose_device, data_folder, runs_folder
+from .checkpoints import load_checkpoint, save_checkpoint
+from .classifier import load_classifier, train_classifier
+from .config import FASHION_MNIST_CLASSES, CGANConfig
 from .data import LabelledImages, load_fashion_mnist, normalize
 from .evaluation import (
+    compute_metrics,
     density_and_coverage,
     evaluate,
     format_report,
     frechet_distance,
-    judge_images,
 )
-from .judge import load_judge, train_classifier
-from .models import (
-    ConditionalNorm,
-    Discriminator,
-    FineDetail,
-    Generator,
-    SharedPatches,
-    edge_histogram,
-    neighbour_differences,
-    pixel_weights,
-)
-from .plotting import (
-    COLOUR_D,
-    COLOUR_G,
-    plot_atlas,
-    plot_class_bars,
-    plot_class_grid,
-    plot_history,
-    plot_images,
-    plot_matrix,
-    plot_run,
-    show,
-    show_source,
-)
-from .pretrained import load_pretrained, pretrained_record
-from .sampling import class_grid, draw_latent, sample
+from .models import Discriminator, Generator
+from .plotting import plot_class_grid, plot_history, plot_images, show, show_source
+from .pretrained import load_pretrained
+from .sampling import class_grid, sample, sample_latent
+from .state import TrainingState
 from .training import (
     discriminator_loss,
     discriminator_step,
-    draw_batch,
     generator_loss,
     generator_step,
-    gradient_penalty,
-    mismatch_loss,
+    sample_batch,
     train,
     train_epoch,
     training_step,
-    update_average,
 )
 
 __all__ = [
-    "COLOUR_D",
-    "COLOUR_G",
     "FASHION_MNIST_CLASSES",
     "CGANConfig",
-    "ConditionalNorm",
     "Discriminator",
-    "FineDetail",
     "Generator",
     "LabelledImages",
-    "SharedPatches",
     "TrainingState",
     "choose_device",
     "class_grid",
+    "compute_metrics",
     "data_folder",
     "density_and_coverage",
     "discriminator_loss",
     "discriminator_step",
-    "draw_batch",
-    "draw_latent",
-    "edge_histogram",
     "evaluate",
     "format_report",
     "frechet_distance",
     "generator_loss",
     "generator_step",
-    "gradient_penalty",
-    "judge_images",
     "load_checkpoint",
+    "load_classifier",
     "load_fashion_mnist",
-    "load_judge",
     "load_pretrained",
-    "mismatch_loss",
-    "neighbour_differences",
-    "newest_checkpoint",
     "normalize",
-    "pixel_weights",
-    "plot_atlas",
-    "plot_class_bars",
     "plot_class_grid",
     "plot_history",
     "plot_images",
-    "plot_matrix",
-    "plot_run",
-    "pretrained_record",
+    "plotting",
+    "pretrained",
     "runs_folder",
     "sample",
+    "sample_batch",
+    "sample_latent",
     "save_checkpoint",
-    "save_rolling",
     "show",
     "show_source",
     "train",
     "train_classifier",
     "train_epoch",
     "training_step",
-    "update_average",
+    "tuned",
 ]

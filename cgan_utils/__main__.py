@@ -3,62 +3,73 @@
 import contextlib
 import os
 import signal
+import sys
 from json import dumps
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from torch import cuda, distributed
 
-from . import (
-    CGANConfig,
-    choose_device,
-    class_grid,
-    evaluate,
-    format_report,
+from ._runtime import choose_device, runs_folder
+from .checkpoints import (
+    checkpoint_path,
+    latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
-    load_fashion_mnist,
-    newest_checkpoint,
-    plot_class_grid,
-    runs_folder,
     save_checkpoint,
-    save_rolling,
-    train,
 )
-from .checkpoints import rolling_checkpoints
+from .config import CGANConfig
+from .data import load_fashion_mnist
+from .evaluation import evaluate, format_report
+from .plotting import plot_class_grid
+from .sampling import class_grid, generator_of
+from .training import train
 
-ORIGINAL = CGANConfig.original()
+
+def train_command(recipe):
+    """Return the command that trains this recipe; its flags are the recipe's fields."""
+    recipe_class = CGANConfig.recipes[recipe]
+    default = getattr(CGANConfig, recipe)()
+
+    def command(
+        config: tyro.conf.OmitArgPrefixes[recipe_class] = default,
+        recipe: Literal[*sorted(CGANConfig.recipes)] = recipe,
+        output: Path | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        seed: int = 0,
+        max_steps: int | None = None,
+        resume: bool = False,
+    ):
+        """Train on FashionMNIST and write a checkpoint; Ctrl-C stops early and keeps the result.
+
+        Started by `torchrun --standalone --nproc-per-node N -m cgan_utils train`, N processes share
+        each step: the batch size is of each one, and only the first writes.
+
+        Args:
+            config: the recipe's fields
+            recipe: original, or tuned: notebook 06's
+            output: the final checkpoint, a .pt file (default: <recipe>.pt in the runs folder);
+                beside it a folder of the same name keeps the last two epochs'
+            device: auto, cpu, cuda ...
+            engine: auto, eager, compiled or graph: how the step is run
+            seed: fixes the initial parameters, the order of the images and all noise
+            max_steps: stop after this many updates
+            resume: go on from the latest whole checkpoint in that folder; if it has none, start
+        """
+        path = output or runs_folder() / f"{recipe}.pt"
+        run_training(config, path, device, engine, seed, max_steps, resume)
+
+    return command
 
 
-def train_command(
-    config: tyro.conf.OmitArgPrefixes[CGANConfig] = ORIGINAL,
-    output: Path | None = None,
-    device: str = "auto",
-    engine: str = "auto",
-    seed: int = 0,
-    max_steps: int | None = None,
-    resume: bool = False,
-):
-    """Train on FashionMNIST and write a checkpoint; Ctrl-C stops early and keeps what was trained.
-
-    Started by `torchrun --standalone --nproc-per-node N -m cgan_utils train`, N processes share
-    each step: the batch size is of each one, and only the first writes.
-
-    Args:
-        config: the recipe
-        output: the final checkpoint, a .pt file (default: original.pt in the runs folder); beside
-            it a folder of the same name keeps the last two epochs'
-        device: auto, cpu, cuda ...
-        engine: auto, eager, compiled or graph: how the step is run
-        seed: fixes the initial weights, the order of the images and all noise
-        max_steps: stop after this many updates
-        resume: go on from the newest whole checkpoint in that folder; if it has none, start
-    """
-    output = output or runs_folder() / "original.pt"
+def run_training(config, output, device, engine, seed, max_steps, resume):
     if output.suffix != ".pt":
         raise SystemExit(f"output must end in .pt, as in {output}.pt; got {output}")
     folder = output.with_suffix("")
-    resume_from = newest_checkpoint(folder) if resume else None
-    if resume and resume_from is None and rolling_checkpoints(folder):
+    resume_from = latest_checkpoint(folder) if resume else None
+    if resume and resume_from is None and list_checkpoints(folder):
         raise SystemExit(  # a new run would remove them
             f"resume: no checkpoint in {folder} can be loaded; to start anew, move them"
         )
@@ -74,8 +85,8 @@ def train_command(
             checkpoint_folder=folder if first else None,
             progress=first,
         )
-    if first:
-        save_rolling(folder, state)  # also in the middle of an epoch: to go on from there
+    if first:  # also in the middle of an epoch: to go on from there
+        save_checkpoint(checkpoint_path(folder, state), state, keep_last=2)
         print("checkpoint:", save_checkpoint(output, state))
 
 
@@ -83,8 +94,8 @@ def train_command(
 def _process_group(device, folder):
     """Join the other processes that torchrun started, if it did.
 
-    Gives this one's device, and whether it is the first, the one that writes. A process that ends
-    takes the others with it: torchrun sends them a signal, or their next exchange fails.
+    Yields this process's device, and whether it is the first, the one that writes. A process that
+    ends takes the others with it: torchrun sends them a signal, or their next exchange fails.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield device, True
@@ -93,7 +104,7 @@ def _process_group(device, folder):
     def end(*_):
         raise SystemExit(
             "ended, because another process of this run did; go on with --resume from "
-            f"{newest_checkpoint(folder) or 'the start: no epoch was finished'}"
+            f"{latest_checkpoint(folder) or 'the start: no epoch was finished'}"
         )
 
     device = choose_device(device)
@@ -114,13 +125,12 @@ def _process_group(device, folder):
 def sample_command(
     checkpoint: tyro.conf.Positional[Path], output: Path, columns: int = 10, seed: int = 0
 ):
-    """Draw the class grid of a checkpoint's generator: one row per class, one z per column."""
-    generator = load_checkpoint(checkpoint).generator
-    images = class_grid(generator, columns, seed)
-    figure = plot_class_grid(images, generator.config.classes)
+    """Write the class grid of a checkpoint's generator: one row per class, one z per column."""
+    generator = generator_of(load_checkpoint(checkpoint))
+    figure = plot_class_grid(class_grid(generator, columns, seed), generator.config.classes)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=100, bbox_inches="tight")
-    print("picture:", output)
+    print("image:", output)
 
 
 def evaluate_command(
@@ -129,8 +139,8 @@ def evaluate_command(
     device: str = "auto",
     seed: int = 0,
 ):
-    """Measure a checkpoint's generator, beside real images; --json also writes every figure."""
-    report = evaluate(load_checkpoint(checkpoint, device).generator, seed)
+    """Measure a checkpoint's generator, beside real images; --json also writes every metric."""
+    report = evaluate(load_checkpoint(checkpoint, device), seed)
     print(format_report(report))
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -138,11 +148,22 @@ def evaluate_command(
         print("report:", json)
 
 
+def chosen_recipe(arguments):
+    """The value of --recipe, which decides what other flags there are; "original" without one."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, joined = flag.partition("=")
+        if name == "--recipe" and (joined or value) in CGANConfig.recipes:
+            return joined or value
+    return "original"
+
+
 def main():
-    tyro.extras.subcommand_cli_from_dict(
-        {"train": train_command, "sample": sample_command, "evaluate": evaluate_command},
-        prog="python -m cgan_utils",
-    )
+    commands = {
+        "train": train_command(chosen_recipe(sys.argv)),
+        "sample": sample_command,
+        "evaluate": evaluate_command,
+    }
+    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cgan_utils")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What the notebooks draw: image grids, loss curves, and the package's own source.
+"""The figures of the notebooks: image grids, loss curves, and the package's own source.
 
-Everything here takes plain tensors and lists and returns a matplotlib Figure (or shows one).
+The functions take plain tensors and lists and return a matplotlib Figure (or show one).
 """
 
 import inspect
 import io
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,60 +15,59 @@ import torch
 from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 from torchvision.utils import make_grid
 
-from .config import MEASURES, check_count, check_tensor
+from ._checks import check_tensor
+from .config import STATS
 
-# Two colours that stay apart for colour-blind readers (Okabe & Ito 2008): G warm, D cool.
+# Two colours that colour-blind readers can tell apart (Okabe & Ito 2008): G warm, D cool.
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
 
-def show(figure, alt, colours=256):
+def show(figure: Figure, alt: str, colours: int | None = 256) -> None:
     """Show a figure with alternative text, for screen readers and for readers of the plain text.
 
-    colours: at most 256; fewer make a smaller notebook of many figures, and 32 are hardly seen to
-    be fewer. None keeps them all, as a colour scale needs.
+    colours: at most 256; fewer make a notebook with many figures smaller, and 32 still look nearly
+    the same. None keeps all colours, as a colour scale needs. Raises ValueError without a text.
     """
-    if not isinstance(figure, Figure):
-        raise TypeError(f"figure must be a matplotlib Figure; got a {type(figure).__name__}")
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
-    if colours is not None:
-        check_count("colours", colours, maximum=256)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     if colours is not None:
-        png = _with_fewer_colours(png, colours)
+        png = _reduce_colours(png, colours)
     bundle = {"image/png": png.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def _with_fewer_colours(png, count):
-    """The same picture, both as PNG in memory. What is nearly grey becomes grey, without a tint."""
-    picture = Image.open(png).convert("RGB").quantize(count, Image.Quantize.MAXCOVERAGE)
-    palette = np.array(picture.getpalette()).reshape(-1, 3)
-    tinted = np.ptp(palette, axis=1) < 40
-    palette[tinted] = palette[tinted].mean(axis=1, keepdims=True)
-    picture.putpalette(palette.flatten().tolist())
+def _reduce_colours(png, count):
+    """Return a PNG with at most this many colours; those that are nearly grey become grey."""
+    image = Image.open(png).convert("RGB").quantize(count, Image.Quantize.MAXCOVERAGE)
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    nearly_grey = np.ptp(palette, axis=1) < 40  # quantize leaves a tint in them
+    palette[nearly_grey] = palette[nearly_grey].mean(axis=1, keepdims=True)
+    image.putpalette(palette.flatten().tolist())
     smaller = io.BytesIO()
-    picture.save(smaller, format="png", optimize=True)
+    image.save(smaller, format="png", optimize=True)
     return smaller
 
 
-def show_source(*objects):
+def show_source(*objects) -> None:
     """Show the source of functions or classes of the package, as the package has it."""
-    for thing in objects:
-        if not (inspect.isroutine(thing) or inspect.isclass(thing)):
-            raise TypeError(f"objects must be functions or classes; got {thing!r}")
     code = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).rstrip() for thing in objects)
     display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, raw=True)
 
 
-def plot_class_grid(images, classes, column_titles=None):
-    """Rows = classes by name. images float (len(classes) * columns, C, H, W) in [-1, 1], by row.
+def plot_class_grid(
+    images: Tensor, classes: Sequence[str], column_titles: Sequence[str] | None = None
+) -> Figure:
+    """Plot one row of images per class, with the class names at the left.
 
-    The grey scale is fixed at -1..1, so that a fault of range is seen, not stretched away.
+    images: float (len(classes) * columns, C, H, W) in [-1, 1], row by row, with 1 or 3 channels.
+    The grey scale is fixed at -1..1: values out of range are clipped, not rescaled. Raises
+    TypeError or ValueError for images that do not fit.
     """
     figure = plt.figure(figsize=_grid_size(images, classes, dots=84))
     axes = _add_grid(figure, images, classes, dots=84)
@@ -79,41 +79,48 @@ def plot_class_grid(images, classes, column_titles=None):
     return figure
 
 
-def plot_run(title, measures, images, classes, healthy=None):
-    """A short run at a glance: its losses and D's verdicts, step by step, and what it draws.
+def plot_training_run(
+    title: str,
+    stats: Tensor,
+    images: Tensor,
+    classes: Sequence[str],
+    healthy: Tensor | None = None,
+) -> Figure:
+    """Plot a short run: its losses, its outputs of D, and the images that G makes.
 
-    measures: float (steps, 4), as `TrainingState.measures`: loss_d, loss_g, D(x), D(G(z)); drawn as
-    the means of 50 steps. healthy: the same of a run to compare with, drawn thin and dashed.
-    images: see `plot_class_grid`.
+    stats: float (steps, 4), as `TrainingState.stats`: loss_d, loss_g, D(x), D(G(z)); plotted as
+    means of 50 steps. healthy: the same of a run to compare with, plotted thin and dashed.
+    images, classes: see `plot_class_grid`.
     """
-    steps, means = _means_of_50(measures, "measures")
+    steps, means = _means_of_50(stats)
     width, height = _grid_size(images, classes, dots=56)
     total = 6.9 + width
     figure = plt.figure(figsize=(total, height))
     figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10)
     losses = figure.add_axes((0, 0, 2.6 / total, 1))
-    verdicts = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
+    probabilities = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
     _add_grid(figure, images, classes, dots=56, left=6.9)
     if healthy is not None:
         dashed = {"linestyle": "--", "linewidth": 1}
-        healthy_steps, healthy_means = _means_of_50(healthy, "healthy")
+        healthy_steps, healthy_means = _means_of_50(healthy)
         losses.plot(healthy_steps, healthy_means["loss_d"], color=COLOUR_D, **dashed)
         losses.plot(healthy_steps, healthy_means["loss_g"], color=COLOUR_G, **dashed)
-        verdicts.plot(healthy_steps, healthy_means["d_real"], color=COLOUR_D, **dashed)
-        verdicts.plot(healthy_steps, healthy_means["d_fake"], color=COLOUR_G, **dashed)
-    _draw_game(losses, verdicts, steps, means, markersize=2)
-    for axes in (losses, verdicts):
+        probabilities.plot(healthy_steps, healthy_means["d_real"], color=COLOUR_D, **dashed)
+        probabilities.plot(healthy_steps, healthy_means["d_fake"], color=COLOUR_G, **dashed)
+    _plot_stats(losses, probabilities, steps, means, markersize=2)
+    for axes in (losses, probabilities):
         axes.set(xlabel="step" if healthy is None else "step (dashed: the healthy run)")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
     return figure
 
 
-def plot_atlas(grids, classes, across=4):
-    """Class grids of one size side by side, each under its title: {title: images}.
+def plot_class_grids(
+    grids: Mapping[str, Tensor], classes: Sequence[str], across: int = 4
+) -> Figure:
+    """Plot class grids of one size next to each other, `across` in a row: {title: images}.
 
-    images: see `plot_class_grid`. The class names stand at the left.
+    images, classes: see `plot_class_grid`. The first grid of each row has the class names.
     """
-    check_count("across", across)
     if len({images.shape for images in grids.values()}) != 1:
         raise ValueError("grids must be class grids of one size, at least one")
     width, height = _grid_size(next(iter(grids.values())), classes, dots=56)
@@ -128,12 +135,11 @@ def plot_atlas(grids, classes, across=4):
     return figure
 
 
-def plot_images(images, titles, columns=8):
-    """One picture per title, in rows of `columns`. images float (N, C, H, W) in [-1, 1]."""
+def plot_images(images: Tensor, titles: Sequence[str], columns: int = 8) -> Figure:
+    """Plot images float (N, C, H, W) in [-1, 1], each under its title, `columns` in a row."""
     _check_images(images)
     if len(titles) != len(images):
         raise ValueError(f"titles must be one per image, {len(images)}; got {len(titles)}")
-    check_count("columns", columns)
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     figure, grid = plt.subplots(
@@ -147,27 +153,34 @@ def plot_images(images, titles, columns=8):
     return figure
 
 
-def plot_history(history):
-    """Losses (left, with the values of a D that only guesses) and D's verdicts (right) per epoch.
+def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Plot the losses (left) and D's outputs (right) per epoch, with the values of a guessing D.
 
-    history: lists loss_d, loss_g, d_real, d_fake, one value per epoch.
+    history: loss_d, loss_g, d_real, d_fake, each with one value per epoch.
     """
-    if len({len(history.get(name, ())) for name in MEASURES}) != 1 or not history.get("loss_d"):
-        raise ValueError(f"history must have one value per epoch of each of {', '.join(MEASURES)}")
     epochs = range(1, len(history["loss_d"]) + 1)
-    figure, (losses, verdicts) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _draw_game(losses, verdicts, epochs, history)
-    for axes in (losses, verdicts):
+    figure, (losses, probabilities) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    _plot_stats(losses, probabilities, epochs, history)
+    for axes in (losses, probabilities):
         axes.set(xlabel="epoch")
         axes.legend(fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
-def plot_matrix(matrix, classes, label, limits, rows="", columns=""):
-    """A number for each pair of classes, as colours. matrix (len(classes), len(classes)).
+def plot_matrix(
+    matrix,
+    classes: Sequence[str],
+    label: str,
+    limits: tuple[float, float],
+    rows: str = "",
+    columns: str = "",
+) -> Figure:
+    """Plot a value for each pair of classes as a colour.
 
-    limits: the values of the two ends of the scale; white is 0 if they are opposite numbers.
+    matrix: a tensor or lists, (len(classes), len(classes)). limits: the values at the two ends of
+    the colour scale; if they are opposite numbers, 0 is white. rows, columns: what the axes are.
+    Raises ValueError for a matrix of another shape.
     """
     matrix = torch.as_tensor(matrix)
     if matrix.shape != (len(classes), len(classes)):
@@ -177,18 +190,18 @@ def plot_matrix(matrix, classes, label, limits, rows="", columns=""):
         )
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     colours = "PuOr" if limits[0] == -limits[1] else "cividis"
-    picture = axes.imshow(matrix.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
+    image = axes.imshow(matrix.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel=columns, ylabel=rows)
-    figure.colorbar(picture, label=label)
+    figure.colorbar(image, label=label)
     return figure
 
 
-def plot_class_bars(values, ceilings, label):
-    """One bar per class and a line at what real images reach. Both: {class name: value}."""
-    if missing := [name for name in values if name not in ceilings]:
-        raise ValueError(f"ceilings must have a value for each bar; {', '.join(missing)} have none")
+def plot_class_bars(
+    values: Mapping[str, float], ceilings: Mapping[str, float], label: str
+) -> Figure:
+    """Plot a bar per class, and a line at the value of real images. Both: {class name: value}."""
     figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
     places = range(len(values))
     axes.bar(places, values.values(), color=COLOUR_G, label="generated")
@@ -214,20 +227,20 @@ def _check_images(images):
 
 
 def _grid_size(images, classes, dots):
-    """Width and height in inches of a class grid whose images are `dots` wide or high."""
+    """Return the size in inches of a class grid whose images are `dots` wide or high."""
     _check_images(images)
-    if len(classes) == 0 or len(images) % len(classes) != 0:
+    if len(images) % len(classes) != 0:
         raise ValueError(
             f"images must be as many for each of the {len(classes)} classes; got {len(images)}"
         )
     height, width = images.shape[2:]
-    inches = dots / max(height, width) / 100  # of one pixel: sharp, because each becomes whole dots
+    inches = dots / max(height, width) / 100  # per pixel; whole dots, so that pixels look sharp
     columns = len(images) // len(classes)
     return (2 + columns * (width + 2)) * inches, (2 + len(classes) * (height + 2)) * inches
 
 
 def _add_grid(figure, images, classes, dots, left=0, bottom=0):
-    """Draw a class grid into the figure, `left` and `bottom` inches from its corner."""
+    """Add a class grid to the figure, `left` and `bottom` inches from its corner."""
     width, height = _grid_size(images, classes, dots)
     over_x, over_y = figure.get_size_inches()
     axes = figure.add_axes((left / over_x, bottom / over_y, width / over_x, height / over_y))
@@ -238,27 +251,29 @@ def _add_grid(figure, images, classes, dots, left=0, bottom=0):
     return axes
 
 
-def _draw_game(losses, verdicts, x, values, **style):
-    """Both losses and both verdicts, each with the value of a D that only guesses."""
+def _plot_stats(losses, probabilities, x, values, **style):
+    """Plot both losses and both outputs of D, each with the value of a D that only guesses."""
     losses.plot(x, values["loss_d"], "o-", color=COLOUR_D, label="loss of D", **style)
     losses.plot(x, values["loss_g"], "s-", color=COLOUR_G, label="loss of G", **style)
     losses.axhline(2 * math.log(2), color=COLOUR_D, linestyle=":", label="D guesses: 2 ln 2")
     losses.axhline(math.log(2), color=COLOUR_G, linestyle=":", label="D guesses: ln 2")
     losses.set(ylabel="loss (nats)", ylim=(0, None))
-    verdicts.plot(x, values["d_real"], "o-", color=COLOUR_D, label="D(x), real images", **style)
-    verdicts.plot(x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style)
-    verdicts.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
-    verdicts.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
+    probabilities.plot(
+        x, values["d_real"], "o-", color=COLOUR_D, label="D(x), real images", **style
+    )
+    probabilities.plot(
+        x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style
+    )
+    probabilities.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
+    probabilities.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
 
 
-def _means_of_50(measures, name):
-    """The middles of stretches of 50 steps, and the means there: lists loss_d, loss_g, ..."""
-    if not isinstance(measures, torch.Tensor) or measures.shape[1:] != (4,) or len(measures) == 0:
-        raise ValueError(f"{name} must be a tensor of four numbers per step; got {measures!r}")
-    stretches = measures.cpu().split(50)
-    means = torch.stack([stretch.mean(dim=0) for stretch in stretches])
-    middles = [50 * i + len(stretch) / 2 for i, stretch in enumerate(stretches)]
-    return middles, dict(zip(MEASURES, means.T.tolist(), strict=True))
+def _means_of_50(stats):
+    """Return the middle step of each 50 steps, and the means of the four statistics there."""
+    chunks = stats.cpu().split(50)
+    means = torch.stack([chunk.mean(dim=0) for chunk in chunks])
+    middles = [50 * i + len(chunk) / 2 for i, chunk in enumerate(chunks)]
+    return middles, dict(zip(STATS, means.T.tolist(), strict=True))
 
 
 def _draw_grid(axes, images, columns):

@@ -54,7 +54,7 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_data(tiny_config):
-    """54 random pictures, 18 of each of three classes: three whole batches of 16 and one of 6."""
+    """54 random images, 18 of each of three classes: three whole batches of 16 and one of 6."""
     numbers = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (54, 1, 8, 8), dtype=torch.uint8, generator=numbers)
     return cg.LabelledImages(images, torch.arange(54) % 3, tiny_config.classes)

@@ -1,6 +1,6 @@
-"""The benchmarks run, and the speed limit counts what a training step really multiplies.
+"""The benchmarks run, and the committed results fit the recipes.
 
-Only for correctness: a test that looks at the clock fails on a busy machine.
+The tests look at correctness only: one that looks at the clock fails on a busy machine.
 """
 
 import json
@@ -9,13 +9,18 @@ import subprocess
 import sys
 
 import gan_train_by_size
+import pytest
 import quality
+import recipe_steps
 import scaling
 import speed
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import cgan_utils as cg
+from cgan_utils.evaluation import METRICS
+from cgan_utils.models import create_networks
+from cgan_utils.sampling import generator_of
 
 
 def test_the_limit_counts_every_product_of_a_step():
@@ -28,6 +33,32 @@ def test_the_limit_counts_every_product_of_a_step():
     assert sum(2 * math.prod(shape) for shape in products) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("recipe", cg.CGANConfig.recipes)
+def test_the_timed_loop_trains_as_train_does(recipe, tiny_config, tiny_data):
+    config = cg.CGANConfig.recipes[recipe](**vars(tiny_config))
+    if recipe == "tuned":
+        config = config.replace(ema_decay=0.9, r1_gamma=1.0, learning_rate_decay=True)
+    states = []
+
+    def create_engine(sample, step):
+        def engine(state, data, batch):
+            states.append(state)
+            return step(state, *sample(state, data, batch))
+
+        return engine
+
+    loop = speed.package_steps(config, tiny_data, config.batch_size, create_engine)
+    for _ in range(5):  # beyond the first epoch
+        next(loop)
+    state = states[-1]
+    assert state.step == 5 and state.stats.shape == (4, 4) and state.stats.all()
+    expected = cg.train(config, tiny_data, "cpu", "eager", max_steps=5, progress=False)
+    assert state.schedule == expected.schedule
+    (group,), (expected_group,) = (s.generator_optimizer.param_groups for s in (state, expected))
+    assert group["lr"] == expected_group["lr"]
+
+
+@pytest.mark.slow
 def test_the_short_form_runs_and_writes_its_table(tmp_path, capsys):
     path = tmp_path / "speed.json"
     speed.main(path, short=True)
@@ -40,18 +71,31 @@ def test_the_short_form_runs_and_writes_its_table(tmp_path, capsys):
     assert "post" in table and "images/s" in table
 
 
+@pytest.mark.process
 def test_the_short_form_of_scaling_runs_on_two_processes(tmp_path):
     path = tmp_path / "scaling.json"
     command = [sys.executable, scaling.__file__, "--short", "--output", path]
     subprocess.run(command, check=True, capture_output=True)
     results = json.loads(path.read_text())
-    for name, milliseconds in results["together_ms"].items():
+    for milliseconds in results["together_ms"].values():
         assert milliseconds.keys() == {"1", "2"} and min(milliseconds.values()) > 0
-        config = getattr(cg.CGANConfig, name)()
-        weights = [p for p in cg.Generator(config).parameters()]
-        assert results["gradient_bytes"][name]["Generator"] == 4 * sum(p.numel() for p in weights)
+    committed = json.loads(scaling.RESULTS.read_text())
+    assert results["gradient_bytes"] == committed["gradient_bytes"]
+    assert results["batch_size"] == committed["batch_size"]
 
 
+@pytest.mark.parametrize("recipe", cg.CGANConfig.recipes)
+def test_gradient_bytes_are_those_of_the_networks(recipe):
+    config = getattr(cg.CGANConfig, recipe)()
+    generator, discriminator, _ = create_networks(config)
+    expected = {
+        name: sum(p.nbytes for p in network.parameters())
+        for name, network in (("Generator", generator), ("Discriminator", discriminator))
+    }
+    assert scaling.gradient_bytes(config) == expected
+
+
+@pytest.mark.slow
 def test_the_short_form_of_gan_train_by_size_runs_and_writes_its_table(tmp_path, capsys):
     path = tmp_path / "new" / "sizes.json"
     gan_train_by_size.main(path, short=True)
@@ -69,3 +113,120 @@ def test_a_shipped_generator_says_what_trained_it(tmp_path, monkeypatch):
     monkeypatch.setattr(cg, "evaluate", lambda *_, **__: {})
     quality.ship_generator("original", generator, seed=0, seconds=1, device="cuda")
     assert {record["machine"] for record in records} == {"a machine with cuda"}
+
+
+@pytest.mark.parametrize("option", [{"recipe": "best"}, {"seeds": (3, 3)}, {"ship": True}])
+def test_quality_names_the_option_it_cannot_use(option, monkeypatch):
+    monkeypatch.setattr(quality, "measure", None)  # refused before any work
+    with pytest.raises(SystemExit, match=f"--{next(iter(option))}"):
+        quality.main(epochs=1, **option)
+
+
+def test_quality_writes_the_named_file_and_keeps_its_other_recipes(tmp_path, monkeypatch):
+    path, trained = tmp_path / "new" / "some.json", []
+    summary, real = {"mean": 0.5, "std": 0.1}, dict.fromkeys(METRICS, 0.9)
+
+    def measure(*arguments):
+        trained.append(arguments)
+        return {"metrics": dict.fromkeys(METRICS, summary), "real": real}
+
+    monkeypatch.setattr(quality, "measure", measure)
+    quality.main("original", (0, 1), output=path)
+    quality.main("tuned", (0, 1, 2), epochs=6, output=path)
+    assert [arguments[:3] for arguments in trained] == [
+        ("original", (0, 1), None),
+        ("tuned", (0, 1, 2), 6),
+    ]
+    assert list(json.loads(path.read_text())) == ["original", "tuned"]
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """96 training images, and a stored report in place of an evaluation."""
+    few = cg.load_fashion_mnist("train")[:96]
+    report = cg.pretrained.load_record("tuned")["metrics"]
+    monkeypatch.setattr(cg, "load_fashion_mnist", lambda split: few)
+    monkeypatch.setattr(cg, "evaluate", lambda *_, **__: report)
+    return report
+
+
+@pytest.mark.slow
+def test_quality_trains_the_recipe_for_the_given_epochs(few_images):
+    result = quality.measure("tuned", (0, 1), epochs=2)
+    assert result["config"] == cg.CGANConfig.tuned().replace(epochs=2).to_dict()
+    assert set(result["metrics"]) == set(result["real"]) == set(METRICS)
+    for summaries in result["history"].values():
+        assert len(summaries) == 2
+        assert len(set(summaries[0]["per_seed"])) == 2
+
+
+@pytest.mark.slow
+def test_recipe_steps_measure_once_and_save_the_images(few_images, tmp_path, monkeypatch):
+    path = tmp_path / "steps.json"
+    monkeypatch.setattr(recipe_steps, "RESULTS", path)
+    monkeypatch.setattr(recipe_steps, "EPOCHS", {"steps": 1, "without": 1})
+    recipe_steps.main(seeds=(0,))
+    results = json.loads(path.read_text())
+    expected = [(group, name) for group, name, _ in recipe_steps.recipes()]
+    assert [(group, name) for group in recipe_steps.EPOCHS for name in results[group]] == expected
+    for group, name in expected:
+        assert results[group][name]["seeds"]["0"]["gan_test"] == round(few_images["gan_test"], 5)
+    images = {file.stem.replace("_", " ") for file in (tmp_path / "steps").glob("*.png")}
+    assert images == set(results["steps"])
+    monkeypatch.setattr(cg, "train", None)
+    recipe_steps.main(seeds=(0,))  # nothing is left to train
+    assert json.loads(path.read_text()) == results
+
+
+@pytest.mark.parametrize(
+    ("name", "recipes", "changes", "fewest_seeds"),
+    [
+        ("quality", {"original", "tuned"}, {}, 3),
+        ("tuned_short", {"tuned"}, {"epochs": 6}, 3),
+    ],
+)
+def test_results_hold_the_bands_of_their_values(name, recipes, changes, fewest_seeds):
+    path = quality.RESULTS.with_name(f"{name}.json")
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert set(results) == recipes
+    for recipe, result in results.items():
+        config = getattr(cg.CGANConfig, recipe)().replace(**changes)
+        assert result["config"] == config.to_dict(), "measure the recipe again: it has changed"
+        summaries = [
+            *result["metrics"].items(),
+            *((k, each) for k, v in result["per_class"].items() for each in v.values()),
+            *((k, each) for k, v in result["history"].items() for each in v),
+        ]
+        assert len(summaries) == 6 + 3 * 10 + 4 * config.epochs
+        for metric, summary in summaries:
+            assert len(summary["per_seed"]) == len(result["seeds"]) >= fewest_seeds
+            low, high = summary["band"]
+            width = max(summary["per_seed"]) - min(summary["per_seed"])
+            assert low == pytest.approx(max(min(summary["per_seed"]) - width, 0), abs=1e-4)
+            maximum = 1 if metric.startswith(("gan_", "coverage", "d_")) else math.inf
+            assert high == pytest.approx(min(max(summary["per_seed"]) + width, maximum), abs=1e-4)
+            assert low <= summary["mean"] <= high
+
+
+def test_results_hold_every_step_of_the_recipe():
+    results = json.loads(recipe_steps.RESULTS.read_text(encoding="utf-8"))
+    expected = {group: {} for group in recipe_steps.EPOCHS}
+    for group, name, config in recipe_steps.recipes():
+        expected[group][name] = config.replace(epochs=recipe_steps.EPOCHS[group]).to_dict()
+    for group, configs in expected.items():
+        assert {name: entry["config"] for name, entry in results[group].items()} == configs
+        for entry in results[group].values():
+            assert list(entry["seeds"]) == ["0", "1", "2"]
+    folder = recipe_steps.RESULTS.with_name("steps")
+    names = {path.stem for path in folder.glob("*.png")}
+    assert names == {name.replace(" ", "_") for name in expected["steps"]}
+
+
+def test_a_step_is_measured_with_z_of_standard_deviation_1(monkeypatch):
+    config = cg.CGANConfig.tuned()
+    state = cg.TrainingState.create(config)
+    monkeypatch.setattr(cg, "train", lambda *_, **__: state)
+    generator = recipe_steps.trained_generator(config, None, 0)
+    assert generator is generator_of(state)
+    labels, latent = torch.arange(10), cg.sample_latent(10, config.latent_dim)
+    assert torch.equal(cg.sample(generator, labels), cg.sample(generator, labels, latent=latent))

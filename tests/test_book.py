@@ -1,4 +1,4 @@
-"""The book, made by `make book` (which fails on any warning): whole, and in need of no network."""
+"""The book that `make book` builds (it fails on any warning): complete, and needing no network."""
 
 import html
 import json
@@ -18,12 +18,14 @@ def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
+@pytest.mark.book
 def test_every_notebook_is_a_page_in_the_contents(book):
     contents = (book / "index.html").read_text(encoding="utf-8")
-    for page in [*PAGES, Path("book/glossary.html")]:
+    for page in [*PAGES, Path("book/glossary.html"), Path("CONTRIBUTING.html")]:
         assert (book / page).exists() and f'href="{page}"' in contents, page
 
 
+@pytest.mark.book
 def test_pages_load_nothing_from_elsewhere(book):
     loading = re.compile(
         r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^>]*"
@@ -35,6 +37,7 @@ def test_pages_load_nothing_from_elsewhere(book):
         assert not loading.findall(path.read_text(encoding="utf-8")), path.name
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_page_has_the_outputs_as_committed(path, book):
     page = path.relative_to(CLONE).with_suffix(".html")
@@ -47,7 +50,8 @@ def test_a_page_has_the_outputs_as_committed(path, book):
                 assert "".join(output["text"]).splitlines()[0] in text
 
 
-def test_formulas_are_drawn_whole(book):
+@pytest.mark.book
+def test_formulas_are_rendered_completely(book):
     formulas = []
     for page in PAGES:
         text = (book / page).read_text(encoding="utf-8")

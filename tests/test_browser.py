@@ -17,6 +17,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 CLONE = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.browser
+
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=60_000)  # milliseconds; a busy machine is slow, not wrong
 PATIENCE = 600  # seconds for a notebook, on a busy machine
@@ -166,7 +168,7 @@ def test_the_landing_page_shows_its_picture(page, book):
     page.goto((book / "index.html").as_uri())
     hero = page.get_by_alt_text("Ten classes of clothes").first
     expect(hero).to_be_visible()
-    assert hero.evaluate("picture => picture.complete && picture.naturalWidth") > 500
+    assert hero.evaluate("image => image.complete && image.naturalWidth") > 500
 
 
 def test_contents_previous_and_next_lead_through_the_book(page, book):

@@ -8,6 +8,7 @@ import torch
 
 import cgan_utils as cg
 from cgan_utils import checkpoints
+from cgan_utils.checkpoints import latest_checkpoint
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def state(tiny_config, tiny_data):
 def test_everything_comes_back(state, tmp_path):
     loaded = cg.load_checkpoint(cg.save_checkpoint(tmp_path / "new" / "state.pt", state))
     assert everything(loaded) == everything(state)
-    assert torch.equal(loaded.measures, state.measures)
+    assert torch.equal(loaded.stats, state.stats)
+    assert (loaded.engine, loaded.generator_ema) == ("eager", None)
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before the rename"])
@@ -90,7 +92,14 @@ def test_the_last_two_are_kept(tiny_config, tiny_data, tmp_path):
     cg.train(config, tiny_data, device="cpu", progress=False, checkpoint_folder=tmp_path)
     names = sorted(os.listdir(tmp_path))
     assert names == ["step-000000012.pt", "step-000000016.pt"]
-    assert cg.newest_checkpoint(tmp_path) == tmp_path / names[1]
+    assert latest_checkpoint(tmp_path) == tmp_path / names[1]
+
+
+def test_only_numbered_checkpoints_are_counted_and_removed(state, tmp_path):
+    mine = cg.save_checkpoint(tmp_path / "mine.pt", state)
+    for step in range(3):
+        cg.save_checkpoint(tmp_path / f"step-{step}.pt", state, keep_last=1)
+    assert sorted(os.listdir(tmp_path)) == ["mine.pt", "step-2.pt"] and mine.exists()
 
 
 def test_a_new_run_takes_the_place_of_an_older_and_longer_one(tiny_config, tiny_data, tmp_path):
@@ -101,19 +110,20 @@ def test_a_new_run_takes_the_place_of_an_older_and_longer_one(tiny_config, tiny_
 
     train(epochs=5, seed=0)
     train(epochs=1, seed=1)
-    newest = cg.load_checkpoint(cg.newest_checkpoint(tmp_path))
+    newest = cg.load_checkpoint(latest_checkpoint(tmp_path))
     assert (newest.seed, newest.step) == (1, 4)
     train(epochs=2, seed=1)
     assert sorted(os.listdir(tmp_path)) == ["step-000000004.pt", "step-000000008.pt"]
 
 
-def test_newest_passes_over_damaged_files(state, tmp_path):
-    assert cg.newest_checkpoint(tmp_path) is None
+def test_the_latest_passes_over_damaged_files(state, tmp_path):
+    assert latest_checkpoint(tmp_path) is None
     older = cg.save_checkpoint(tmp_path / "step-000000003.pt", state)
     (tmp_path / "step-000000004.pt").write_bytes(older.read_bytes()[:1000])
-    assert cg.newest_checkpoint(tmp_path) == older
+    assert latest_checkpoint(tmp_path) == older
 
 
+@pytest.mark.process
 def test_disk_full_leaves_the_previous_file_and_an_error(state, tmp_path):
     """A real limit on the size of files, in a process of its own."""
     path = cg.save_checkpoint(tmp_path / "state.pt", state)
@@ -154,7 +164,7 @@ def everything(state):
         for entry in optimizer.state_dict()["state"].values()
         for value in entry.values()
     ]
-    noise = state.noise.get_state().tolist()
+    noise = state.rng.get_state().tolist()
     return state.config, state.seed, state.step, state.history, noise, weights, moments
 
 
@@ -177,6 +187,7 @@ KILLED = """
 import os, random, signal, sys, time
 import torch
 import cgan_utils as cg
+from cgan_utils.checkpoints import latest_checkpoint
 
 torch.set_num_threads(1)  # no pool of threads that a fork would lose
 folder, kills = sys.argv[1], int(sys.argv[2])
@@ -188,7 +199,7 @@ images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=numbe
 data = cg.LabelledImages(images, torch.arange(40) % 2, config.classes)
 
 def train(folder):
-    start = cg.newest_checkpoint(folder)
+    start = latest_checkpoint(folder)
     options = dict(checkpoint_folder=folder, progress=False)
     # eager, which starts at once: half of the time to live would go into recording
     return cg.train(config, data, "cpu", "eager", resume_from=start, **options)
@@ -203,7 +214,7 @@ for kill in range(kills):
     time.sleep(random.uniform(0.02, 0.12))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    newest = cg.newest_checkpoint(folder)
+    newest = latest_checkpoint(folder)
     steps.append(cg.load_checkpoint(newest).step if newest else 0)
 assert steps == sorted(steps), steps  # nothing that was saved is lost
 interrupted, whole = train(folder), train(folder + "-whole")
@@ -215,6 +226,7 @@ print(len(set(steps)), steps[-1])
 """
 
 
+@pytest.mark.process
 def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path):
     """SIGKILL at random moments of training and saving, each time resumed; then to the end."""
     run = subprocess.run(

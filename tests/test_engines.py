@@ -13,13 +13,20 @@ import torch
 from torch import nn
 
 import cgan_utils as cg
-from cgan_utils import compiler, engines
+from cgan_utils import engines
+from cgan_utils._runtime import make_rng
+from cgan_utils.checkpoints import latest_checkpoint
+from cgan_utils.engines import codegen
+from cgan_utils.engines.compiled import Compiled
+from cgan_utils.engines.traced import rate_from
+
+pytestmark = pytest.mark.slow  # most of them compile programs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
-@pytest.fixture(params=["original", "tuned"])
+@pytest.fixture(params=sorted(cg.CGANConfig.recipes))
 def recipe(request, tiny_config):
     """Each recipe at the tiny size, of 54 images: three whole batches and a short one."""
     sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim")
@@ -34,8 +41,8 @@ def train(config, data, engine, device="cpu", **kwargs):
 
 
 def tensors(state):
-    networks = (state.generator, state.live_generator, state.discriminator)
-    return [tensor for n in networks for tensor in n.state_dict().values()]
+    networks = (state.generator, state.generator_ema, state.discriminator)
+    return [t for n in networks if n is not None for t in n.state_dict().values()]
 
 
 def assert_close(state, other, atol=2e-5):
@@ -50,7 +57,11 @@ def plain_loop(config, data, steps, device="cpu"):
     `training`. Only the random draws are the package's.
     """
     state = cg.TrainingState.create(config, 0, device)
-    g, d, average = state.live_generator, state.discriminator, copy.deepcopy(state.generator)
+    matching_aware, r1_gamma, ema_decay, decays = (  # which only the tuned recipe has
+        getattr(config, name, 0)
+        for name in ("matching_aware_weight", "r1_gamma", "ema_decay", "learning_rate_decay")
+    )
+    g, d, average = state.generator, state.discriminator, state.generator_ema
     optimizers = [
         torch.optim.Adam(n.parameters(), config.learning_rate, config.betas, foreach=False)
         for n in (g, d)
@@ -60,27 +71,27 @@ def plain_loop(config, data, steps, device="cpu"):
     for step in range(steps):
         epoch, position = divmod(step, per_epoch)
         if position == 0:
-            stream = cg.config.random_stream(0, 2, epoch)
-            batches = torch.randperm(len(data), generator=stream).split(config.batch_size)
+            rng = make_rng(0, 2, epoch)
+            batches = torch.randperm(len(data), generator=rng).split(config.batch_size)
         index = batches[position]
         real = (data.images[index] / 127.5 - 1).to(device).requires_grad_()
         labels = data.labels[index].to(device)
-        z = torch.randn(len(index), config.latent_dim, generator=state.noise, device=device)
-        asked = torch.randint(3, (len(index),), generator=state.noise, device=device)
-        left = 1 - step / (config.epochs * per_epoch) if config.learning_rate_decay else 1
+        z = torch.randn(len(index), config.latent_dim, generator=state.rng, device=device)
+        asked = torch.randint(3, (len(index),), generator=state.rng, device=device)
+        left = 1 - step / (config.epochs * per_epoch) if decays else 1
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = config.learning_rate * left
         one, zero = torch.ones(len(index), device=device), torch.zeros(len(index), device=device)
         fake = g(z, asked)
         logits = d(real, labels)
         loss = bce(logits.sigmoid(), one) + bce(d(fake.detach(), asked).sigmoid(), zero)
-        if config.mismatch_weight:
+        if matching_aware:
             shifted = [d(real, (labels + k) % config.num_classes) for k in (1, 2)]  # of 3 classes
             wrong = torch.cat(shifted).sigmoid()
-            loss = loss + config.mismatch_weight * bce(wrong, torch.zeros_like(wrong))
-        if config.gradient_penalty and step % 8 == 0:
+            loss = loss + matching_aware * bce(wrong, torch.zeros_like(wrong))
+        if r1_gamma and step % 8 == 0:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            gamma = config.gradient_penalty * (left + (1 - left) / 10)
+            gamma = r1_gamma * (left + (1 - left) / 10)
             loss = loss + 4 * gamma * (slope**2).sum() / len(index)
         optimizers[1].zero_grad()
         loss.backward()
@@ -88,11 +99,10 @@ def plain_loop(config, data, steps, device="cpu"):
         optimizers[0].zero_grad()
         bce(d(fake, asked).sigmoid(), one).backward()
         optimizers[0].step()
-        kept = min(config.ema_decay, (1 + step) / (10 + step)) if config.ema_decay else 0
-        for name, value in average.state_dict().items():
+        kept = min(ema_decay, (1 + step) / (10 + step))
+        for name, value in average.state_dict().items() if average is not None else ():
             if value.is_floating_point():
                 value.copy_(kept * value + (1 - kept) * g.state_dict()[name])
-    state.generator = average
     return state
 
 
@@ -107,9 +117,10 @@ def test_eager_equals_the_plain_loop(recipe, tiny_data, device):
 
 def test_compiled_equals_the_plain_loop(recipe, tiny_data):
     state = train(recipe, tiny_data, "compiled", max_steps=50)
+    assert state.engine == "compiled"
     assert_close(state, plain_loop(recipe, tiny_data, 50))
     eager = train(recipe, tiny_data, "eager", max_steps=50)
-    assert torch.equal(state.noise.get_state(), eager.noise.get_state())  # the same draws
+    assert torch.equal(state.rng.get_state(), eager.rng.get_state())  # the same draws
     for name in ("generator_optimizer", "discriminator_optimizer"):  # of one layout
         ours, theirs = (getattr(s, name).state_dict() for s in (state, eager))
         assert ours["param_groups"] == theirs["param_groups"]
@@ -126,15 +137,15 @@ def test_graph_equals_the_plain_loop(recipe, tiny_data):
 
 
 def test_one_program_for_each_kind_of_step(recipe, tiny_data, monkeypatch):
-    recorded, record = [], engines.Compiled.record
+    recorded, record = [], Compiled.record
 
     def counting(self, state, data, batch):
-        recorded.append(state.penalized)
+        recorded.append(state.schedule.get("applies_r1", False))
         return record(self, state, data, batch)
 
-    monkeypatch.setattr(engines.Compiled, "record", counting)
+    monkeypatch.setattr(Compiled, "record", counting)
     train(recipe, tiny_data, "compiled", max_steps=20)
-    assert recorded == ([True, False] if recipe.gradient_penalty else [False])
+    assert recorded == ([True, False] if getattr(recipe, "r1_gamma", 0) else [False])
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
@@ -159,7 +170,7 @@ def test_auto_picks_by_device_and_length():
     assert chosen("auto", "cpu", 100) == "Eager"
     assert chosen("auto", "cpu", engines.COMPILING_PAYS) == "Compiled"
     assert chosen("auto", "cuda", 100) == "Eager"
-    assert chosen("auto", "cuda", engines.CAPTURING_PAYS) == "Graph"
+    assert chosen("auto", "cuda", engines.CAPTURING_PAYS) == "CUDAGraph"
     assert chosen("auto", "mps", 10**6) == "Eager"
     assert chosen("eager", "cpu", 10**6) == "Eager"
     assert chosen("compiled", "cpu", 1) == "Compiled"
@@ -174,13 +185,14 @@ def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
 
 def test_without_a_c_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    compiler.build.cache_clear()
+    codegen.build.cache_clear()
     with pytest.raises(RuntimeError, match=r"'compiled' does not work here: .* 'no-such-compiler'"):
         train(tiny_config, tiny_data, "compiled")
     monkeypatch.setattr(engines, "COMPILING_PAYS", 8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         state = train(tiny_config, tiny_data, "auto")
+    assert state.engine == "eager"
     assert ["slower" in str(w.message) for w in said] == [True]
     for a, b in zip(tensors(state), tensors(train(tiny_config, tiny_data, "eager")), strict=True):
         assert torch.equal(a, b)
@@ -197,7 +209,7 @@ def test_a_step_of_ones_own_is_recorded_only_on_request(tiny_config, tiny_data, 
     train(tiny_config, tiny_data, "auto", step=counting_step)
     assert len(taken) == 8  # each of two epochs of three whole batches and a short one
     train(tiny_config, tiny_data, "compiled", step=counting_step)
-    assert len(taken) == 8 + 1 + 2  # recorded once; the short batches run as they stand
+    assert len(taken) == 8 + 1 + 2  # traced once; the short batches run eagerly
 
 
 # -- recording
@@ -207,7 +219,7 @@ def test_an_optimizer_is_itself_again_after_recording():
     weight = nn.Parameter(torch.ones(1))
     adam = torch.optim.Adam([weight], 0.5, fused=True)
     before = copy.deepcopy(adam.state_dict()["param_groups"])
-    with pytest.raises(ZeroDivisionError), engines.rate_from(adam, torch.tensor(2.0), foreach=True):
+    with pytest.raises(ZeroDivisionError), rate_from(adam, torch.tensor(2.0), foreach=True):
         assert adam.param_groups[0]["lr"] == 2 and adam.param_groups[0]["foreach"]
         weight.grad = torch.ones(1)
         raise ZeroDivisionError
@@ -215,6 +227,8 @@ def test_an_optimizer_is_itself_again_after_recording():
 
 
 # -- several processes
+
+process = pytest.mark.process
 
 
 def launch(folder, *flags, processes=2):
@@ -227,26 +241,35 @@ def launch(folder, *flags, processes=2):
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},  # and what the tuned recipe adds, without batch norm, which sees its share only
-        {"ema_decay": 0.9, "projection": True, "gradient_penalty": 2.0, "mismatch_weight": 1.0},
-    ],
-)
-def test_two_processes_equal_one_with_the_whole_batch(changes, tmp_path):
-    flags = [f"--{name}" + f"={value}" * (value is not True) for name, value in changes.items()]
+# without batch norm, which sees its share only
+TUNED_PARTS = ["--recipe", "tuned", "--no-conditional-batch-norm", "--no-patch-decoder"]
+TUNED_PARTS += ["--hidden-layers", "2", "--learning-rate", "2e-4"]
+
+
+@process
+@pytest.mark.parametrize("flags", [[], TUNED_PARTS], ids=["original", "tuned"])
+def test_two_processes_equal_one_with_the_whole_batch(flags, tmp_path):
     run = launch(tmp_path, "--batch-size", "16", "--max-steps", "20", *flags)
-    config = cg.CGANConfig.original().replace(hidden_dim=16, batch_size=32, **changes)
+    changes = {"hidden_dim": 16, "batch_size": 32}
+    config = cg.CGANConfig.original().replace(**changes)
+    if flags:
+        changes |= {"conditional_batch_norm": False, "patch_decoder": False}
+        changes |= {"hidden_layers": 2, "learning_rate": 2e-4}
+        config = cg.CGANConfig.tuned().replace(**changes)
     expected = train(config, cg.load_fashion_mnist("train"), "eager", max_steps=20)
     assert run.wait(600) == 0, (tmp_path / "output.txt").read_text()
     state = cg.load_checkpoint(tmp_path / "run.pt")
-    assert state.step == 20
+    assert (state.config, state.step, state.engine) == (
+        config.replace(batch_size=16),
+        20,
+        "distributed",
+    )
     assert_close(state, expected)
-    torch.testing.assert_close(state.measures[:20], expected.measures[:20], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(state.stats[:20], expected.stats[:20], atol=1e-5, rtol=1e-4)
     assert (tmp_path / "output.txt").read_text().count("checkpoint:") == 1  # one of them wrote
 
 
+@process
 def test_killing_one_process_ends_all_and_leaves_a_checkpoint(tmp_path):
     run = launch(tmp_path, "--batch-size", "1000", "--epochs", "1000")
     deadline = time.monotonic() + 600
@@ -263,11 +286,11 @@ def test_killing_one_process_ends_all_and_leaves_a_checkpoint(tmp_path):
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
     output = (tmp_path / "output.txt").read_text()
     assert "another process of this run" in output and "step-0000" in output
-    assert cg.load_checkpoint(cg.newest_checkpoint(tmp_path / "run")).step >= 30
+    assert cg.load_checkpoint(latest_checkpoint(tmp_path / "run")).step >= 30
 
 
 def test_a_run_of_other_shares_is_not_resumed(tiny_config, tiny_data, tmp_path, monkeypatch):
     path = cg.save_checkpoint(tmp_path / "x.pt", train(tiny_config, tiny_data, "eager"))
-    monkeypatch.setattr("cgan_utils.training.processes", lambda: 2)
+    monkeypatch.setattr("cgan_utils.training.process_count", lambda: 2)
     with pytest.raises(ValueError, match=r"resume_from: .* images or processes: 8 .* has 2 steps"):
         train(tiny_config.replace(epochs=3), tiny_data, "eager", resume_from=path)

@@ -1,8 +1,6 @@
-"""The figures against closed forms, values by hand, and generators whose faults are known."""
+"""The metrics against closed forms, values by hand, and generators whose faults are known."""
 
 import functools
-import importlib.util
-import inspect
 import json
 import math
 import subprocess
@@ -14,29 +12,30 @@ import torch
 
 import cgan_utils as cg
 from cgan_utils import __main__ as command_line
-from cgan_utils import judge as judge_module
-from cgan_utils.evaluation import FIGURES, JUDGED_IMAGES, gan_test
-from cgan_utils.judge import JUDGE_ACCURACY, Classifier, real_images
+from cgan_utils import evaluation
+from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
+from cgan_utils.evaluation import METRIC_IMAGES, METRICS, gan_test
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ORIGINAL = cg.CGANConfig.original()
 CPU = torch.device("cpu")
 FEWER = 10_000  # images for GAN-train: a sixth of the time, and its differences stay clear
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return cg.load_judge("cpu", progress=False)
+def classifier():
+    return cg.load_classifier("cpu", progress=False)
 
 
 def gaussian(mean, deviations, count=20_000, seed=0):
     """A sample whose mean and covariance are exactly `mean` and diag(deviations^2)."""
-    x = torch.randn(count, len(mean), dtype=torch.float64, generator=stream(seed))
+    x = torch.randn(count, len(mean), dtype=torch.float64, generator=rng(seed))
     x -= x.mean(dim=0)
     x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
     return (torch.tensor(mean) + x * torch.tensor(deviations)).double()
 
 
-def stream(seed):
+def rng(seed):
     return torch.Generator().manual_seed(seed)
 
 
@@ -56,7 +55,7 @@ def test_frechet_distance_of_two_gaussians_is_the_closed_form():
     real = gaussian([0.0, 1.0], [1.0, 2.0], seed=1)
     generated = gaussian([3.0, 1.0], [2.0, 5.0], seed=2)
     assert cg.frechet_distance(real, generated) == pytest.approx(9 + 1 + 9)
-    turn = torch.linalg.qr(torch.randn(2, 2, generator=stream(3))).Q.double()
+    turn = torch.linalg.qr(torch.randn(2, 2, generator=rng(3))).Q.double()
     assert cg.frechet_distance(real @ turn, generated @ turn) == pytest.approx(19)
 
 
@@ -95,14 +94,15 @@ def test_density_divides_by_k():
 
 
 def test_density_and_coverage_of_the_same_distribution():
-    # Of as many real and generated images of one kind, a real one is left uncovered if its k
-    # nearest are all real: with a probability of about 1/2^k.
-    x = torch.randn(2, 4000, 8, generator=stream(0))
+    # With as many real as generated images, a real one is left uncovered if its k nearest images
+    # are all real: with a probability of about 1/2^k.
+    x = torch.randn(2, 4000, 8, generator=rng(0))
     density, covered = cg.density_and_coverage(*x)
     assert density == pytest.approx(1, abs=0.03)
     assert covered.float().mean().item() == pytest.approx(1 - 2**-5, abs=0.02)
 
 
+@pytest.mark.process
 def test_density_and_coverage_of_10000_images_take_far_less_than_1_gb():
     code = """if True:
         import resource, torch, cgan_utils
@@ -117,79 +117,11 @@ def test_density_and_coverage_of_10000_images_take_far_less_than_1_gb():
     assert float(run.stdout) < 0.3
 
 
-def test_judge_is_accurate_and_kept(judge, monkeypatch):
-    images, labels = real_images("test", CPU)
-    report = gan_test(judge, images, labels)
-    assert report["gan_test"] >= JUDGE_ACCURACY
-    monkeypatch.setattr("cgan_utils.judge.train_classifier", None)  # another training would fail
-    again = cg.load_judge("cpu")
-    with torch.no_grad():
-        assert torch.equal(again(images[:100]), judge(images[:100]))
-
-
-def test_a_damaged_judge_is_trained_anew(tmp_path, monkeypatch):
-    trained = []
-
-    def train_one(images, labels, progress):
-        trained.append(len(images))
-        return Classifier().eval()
-
-    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr("cgan_utils.judge.train_classifier", train_one)
-    for attempt in (1, 2):
-        with pytest.raises(RuntimeError, match=r"accuracy on real test images is 0\.\d+, below"):
-            cg.load_judge("cpu")
-        (file,) = tmp_path.iterdir()
-        file.write_bytes(file.read_bytes()[:1000])
-        assert trained == [60_000] * attempt
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        "Classifier",
-        "train_classifier",
-        "_untrained",
-        "real_images",
-        "normalize",
-        "random_stream",
-        "seeded",
-    ],
-)
-def test_a_classifiers_file_is_named_after_what_decides_its_weights(changed, monkeypatch):
-    source_of = inspect.getsource
-    monkeypatch.setattr(
-        inspect, "getsource", lambda part: source_of(part) + "#" * (part.__name__ == changed)
-    )
-    spec = importlib.util.spec_from_file_location("cgan_utils.edited", judge_module.__file__)
-    edited = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, edited)  # where its classes' source is looked for
-    spec.loader.exec_module(edited)
-    names = [m._kept_at(FEWER, CPU).name for m in (judge_module, edited)]
-    assert names[0] != names[1]
-
-
-def test_a_classifiers_file_is_named_after_the_number_of_images_and_the_device():
-    kept = {judge_module._kept_at(n, torch.device(d)) for n in (1, 2) for d in ("cpu", "cuda")}
-    assert len(kept) == 4
-
-
-def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
-    images, labels = (part[:512] for part in real_images("test", CPU))
-    before = torch.get_rng_state()
-    first, second, other = (
-        cg.train_classifier(images, labels, seed, epochs=1, progress=False) for seed in (3, 3, 4)
-    )
-    assert torch.equal(first.head.weight, second.head.weight)
-    assert not torch.equal(first.head.weight, other.head.weight)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-class Stand(cg.Generator):
-    """Real training images in place of generated ones; z picks which of its class."""
+class RealImages(cg.Generator):
+    """A generator that returns real training images; z selects one of the class asked for."""
 
     def __init__(self, per_class=6000, obeys=True):
-        super().__init__(cg.CGANConfig.original())
+        super().__init__(ORIGINAL)
         images, _ = real_images("train", CPU)  # ordered 0, 1, ... 9, 0, 1, ...
         self.images = images.unflatten(0, (-1, 10))[:per_class]
         self.obeys = obeys
@@ -201,53 +133,63 @@ class Stand(cg.Generator):
         return self.images[rows, shown]
 
 
+def constant_generator(value):
+    """A generator whose last layer adds this to every pixel before tanh."""
+    generator = cg.Generator(ORIGINAL)
+    torch.nn.init.constant_(generator.layers[4].bias, value)
+    return generator
+
+
 def evaluate(generator, seed=0, count=FEWER):
     return cg.evaluate(generator, seed, gan_train_images=count, progress=False)
 
 
 @pytest.fixture(scope="module")
-def real_report(judge):
-    return evaluate(Stand())
+def real_report(classifier):
+    return evaluate(RealImages())
 
 
 @pytest.fixture(scope="module")
-def best_images(judge):
-    """For each class, the training image that the judge is surest of."""
+def best_images(classifier):
+    """For each class, the training image that the classifier is surest of."""
     images, labels = real_images("train", CPU)
     with torch.no_grad():
-        sure = judge(images[:10_000]).softmax(dim=1)
+        sure = classifier(images[:10_000]).softmax(dim=1)
     return [int((sure[:, y] * (labels[:10_000] == y)).argmax()) for y in range(10)]
 
 
+@pytest.mark.slow
 def test_real_images_reach_the_ceilings(real_report):
     real = real_report["real"]
-    for figure, distance in (
-        ("gan_test", 0.05),  # the judge knows training images: a little above test images
+    for metric, distance in (
+        ("gan_test", 0.05),  # a little above test images: the classifier knows training images
         ("gan_train", 0.02),
         ("density", 0.05),
         ("coverage", 0.02),
         ("diversity", 0.03),
     ):
-        assert real_report[figure] == pytest.approx(real[figure], abs=distance), figure
+        assert real_report[metric] == pytest.approx(real[metric], abs=distance), metric
     assert real_report["frechet"] < 2 * real["frechet"]
-    assert real["gan_test"] >= JUDGE_ACCURACY
+    assert real["gan_test"] >= MIN_ACCURACY
     assert real["coverage"] > 0.9
     assert real["diversity"] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_generator_that_ignores_its_label_gets_a_tenth(real_report):
-    report = evaluate(Stand(obeys=False))
+    report = evaluate(RealImages(obeys=False))
     assert report["gan_test"] == pytest.approx(0.1, abs=0.015)
     assert report["gan_train"] < 0.3
-    # The images are as good as ever: these figures do not look at labels ...
+    # The images are as good as ever: these metrics ignore the labels ...
     assert report["frechet"] < 2 * report["real"]["frechet"]
     assert report["coverage"] == pytest.approx(real_report["coverage"], abs=0.02)
     # ... and every class of them is a mixture, with more variety than any class has.
     assert min(report["diversity_per_class"].values()) > 1.1
 
 
+@pytest.mark.slow
 def test_one_perfect_image_per_class_fools_gan_test_alone(best_images, real_report):
-    generator = Stand(per_class=1)
+    generator = RealImages(per_class=1)
     images, _ = real_images("train", CPU)
     generator.images = images[best_images][None]
     report = evaluate(generator)
@@ -258,57 +200,61 @@ def test_one_perfect_image_per_class_fools_gan_test_alone(best_images, real_repo
     assert report["frechet"] > 50 * report["real"]["frechet"]
 
 
-def test_report_holds_every_figure_and_survives_json(real_report):
+@pytest.mark.slow
+def test_report_holds_every_metric_and_survives_json(real_report):
     assert json.loads(json.dumps(real_report)) == real_report
-    for figures in (real_report, real_report["real"]):
-        assert all(isinstance(figures[figure], float) for figure in FIGURES)
-        for figure in ("gan_test", "gan_train", "coverage", "diversity"):
-            per_class = figures[f"{figure}_per_class"]
+    for metrics in (real_report, real_report["real"]):
+        assert all(isinstance(metrics[metric], float) for metric in METRICS)
+        for metric in ("gan_test", "gan_train", "coverage", "diversity"):
+            per_class = metrics[f"{metric}_per_class"]
             assert tuple(per_class) == cg.FASHION_MNIST_CLASSES
-            assert sum(per_class.values()) / 10 == pytest.approx(figures[figure])
-        confusion = torch.tensor(figures["confusion"])
+            assert sum(per_class.values()) / 10 == pytest.approx(metrics[metric])
+        confusion = torch.tensor(metrics["confusion"])
         assert confusion.sum(dim=1).tolist() == [1000] * 10
-        assert confusion.diagonal().sum().item() / 10_000 == pytest.approx(figures["gan_test"])
-    assert real_report["seed"] == 0
+        assert confusion.diagonal().sum().item() / 10_000 == pytest.approx(metrics["gan_test"])
+    assert (real_report["seed"], real_report["classifier_seed"]) == (0, 0)
     assert real_report["images"] == {"generated": 10_000, "real_test": 10_000, "gan_train": FEWER}
 
 
-def test_a_generator_that_makes_only_white_is_judged(judge, monkeypatch):
+@pytest.mark.slow
+def test_a_generator_that_makes_only_white_is_measured(classifier, monkeypatch):
     shorter = functools.partial(cg.train_classifier, epochs=1)
-    monkeypatch.setattr("cgan_utils.evaluation.train_classifier", shorter)
-    generator = cg.Generator(ORIGINAL)
-    torch.nn.init.constant_(generator.output.bias, 1e6)
-    report = evaluate(generator)
+    monkeypatch.setattr(evaluation, "train_classifier", shorter)
+    report = evaluate(constant_generator(1e6))
     assert report["gan_test"] == pytest.approx(0.1)
     assert report["coverage"] < 0.01 and report["diversity"] == 0
 
 
-def test_confusion_has_the_asked_class_in_rows(judge):
+@pytest.mark.slow
+def test_confusion_has_the_asked_class_in_rows(classifier):
     images, labels = real_images("train", CPU)
     trousers = images[labels == 1][:20]
-    report = gan_test(judge, trousers, torch.tensor([3]).repeat(20))  # asked for dresses
+    report = gan_test(classifier, trousers, torch.tensor([3]).repeat(20))  # asked for dresses
     assert report["confusion"][3][1] >= 18
     assert report["gan_test_per_class"]["Dress"] <= 0.1
 
 
-def test_judge_images_of_as_many_as_evaluate_gives_its_figures(judge, real_report):
-    images, labels = (part[:JUDGED_IMAGES] for part in real_images("train", CPU))
-    figures = cg.judge_images(judge, images, labels)
+@pytest.mark.slow
+def test_compute_metrics_of_as_many_images_gives_the_values_of_evaluate(classifier, real_report):
+    images, labels = (part[:METRIC_IMAGES] for part in real_images("train", CPU))
+    metrics = cg.compute_metrics(classifier, images, labels)
     for name in ("frechet", "density", "coverage", "diversity"):
-        assert figures[name] == pytest.approx(real_report["real"][name])
-    assert figures["gan_test"] == gan_test(judge, images, labels)["gan_test"]
+        assert metrics[name] == pytest.approx(real_report["real"][name])
+    assert metrics["gan_test"] == gan_test(classifier, images, labels)["gan_test"]
 
 
-def test_judge_images_compares_with_as_many_real_ones(judge):
+@pytest.mark.slow
+def test_compute_metrics_compares_with_as_many_real_images(classifier):
     images, labels = (part[:2000] for part in real_images("test", CPU))
-    same = cg.judge_images(judge, images, labels)
+    same = cg.compute_metrics(classifier, images, labels)
     assert same["frechet"] == pytest.approx(0, abs=1e-3) and same["coverage"] == 1
-    shifted = cg.judge_images(judge, images, (labels + 1) % 10)
+    shifted = cg.compute_metrics(classifier, images, (labels + 1) % 10)
     assert shifted["gan_test"] < 0.1 and shifted["frechet"] == same["frechet"]
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_itself_and_changes_nothing(real_report):
-    generator = Stand().train()
+    generator = RealImages().train()
     weights = {name: value.clone() for name, value in generator.state_dict().items()}
     before = torch.get_rng_state()
     assert evaluate(generator) == real_report
@@ -317,25 +263,29 @@ def test_evaluate_repeats_itself_and_changes_nothing(real_report):
     assert all(torch.equal(value, weights[name]) for name, value in generator.state_dict().items())
 
 
-def test_format_report_names_every_figure_and_class(real_report):
-    table = cg.format_report(real_report)
-    assert all(name in table for name in (*FIGURES.values(), *cg.FASHION_MNIST_CLASSES))
-    assert f"{real_report['frechet']:.3f}" in table
-    assert f"({real_report['real']['gan_train_per_class']['Bag']:.3f})" in table
+@pytest.fixture
+def report():
+    """The report of a generator that ships with the package."""
+    return cg.pretrained.load_record("original")["metrics"]
+
+
+def test_format_report_names_every_metric_and_class(report):
+    table = cg.format_report(report)
+    assert all(name in table for name in (*METRICS.values(), *cg.FASHION_MNIST_CLASSES))
+    assert f"{report['frechet']:.3f}" in table
+    assert f"({report['real']['gan_train_per_class']['Bag']:.3f})" in table
     assert "FID" not in table
 
 
-def test_evaluate_command_prints_the_table_and_writes_json(
-    real_report, tmp_path, monkeypatch, capsys
-):
+def test_evaluate_command_prints_the_table_and_writes_json(report, tmp_path, monkeypatch, capsys):
     checkpoint = tmp_path / "run.pt"
     cg.save_checkpoint(checkpoint, cg.TrainingState.create(ORIGINAL))
     seeds = []
 
     def evaluate(generator, seed):
-        assert isinstance(generator, cg.Generator)
+        assert isinstance(generator, cg.Generator | cg.TrainingState)
         seeds.append(seed)
-        return real_report
+        return report
 
     monkeypatch.setattr(command_line, "evaluate", evaluate)
     written = tmp_path / "new" / "out.json"
@@ -343,18 +293,18 @@ def test_evaluate_command_prints_the_table_and_writes_json(
     monkeypatch.setattr(sys, "argv", ["cgan_utils", *arguments])
     command_line.main()
     assert seeds == [4]
-    assert cg.format_report(real_report) in capsys.readouterr().out
-    assert json.loads(written.read_text(encoding="utf-8")) == real_report
+    assert cg.format_report(report) in capsys.readouterr().out
+    assert json.loads(written.read_text(encoding="utf-8")) == report
 
 
 def test_quality_results_hold_the_bands_of_their_values():
-    results = json.loads((BENCHMARKS / "results" / "quality.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / "quality.json").read_text(encoding="utf-8"))
     assert "original" in results
     for recipe, result in results.items():
         config = getattr(cg.CGANConfig, recipe)()
         assert result["config"] == config.to_dict(), "measure the recipe again: it has changed"
         summaries = [
-            *result["figures"].items(),
+            *result["metrics"].items(),
             *((k, each) for k, v in result["per_class"].items() for each in v.values()),
             *((k, each) for k, v in result["history"].items() for each in v),
         ]
@@ -368,9 +318,6 @@ def test_quality_results_hold_the_bands_of_their_values():
             end = 1 if ends_at_1 else math.inf
             assert high == pytest.approx(min(max(summary["per_seed"]) + width, end), abs=1e-4)
             assert low <= summary["mean"] <= high
-
-
-ORIGINAL = cg.CGANConfig.original()
 
 
 @pytest.mark.parametrize(
@@ -389,18 +336,18 @@ ORIGINAL = cg.CGANConfig.original()
         ),
         (TypeError, "seed must be", {"seed": 1.5}),
         (ValueError, "seed must be", {"seed": -1}),
-        (ValueError, "seed must be", {"seed": 2**32}),  # draw_latent's largest is one less
-        (ValueError, "gan_train_images must be at least", {"gan_train_images": JUDGED_IMAGES - 1}),
+        (ValueError, "seed must be", {"seed": 2**32}),  # sample_latent's largest is one less
+        (ValueError, "gan_train_images must be at least", {"gan_train_images": METRIC_IMAGES - 1}),
         (ValueError, "gan_train_images must be at most", {"gan_train_images": 60_001}),
     ],
 )
 def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments, monkeypatch):
-    monkeypatch.setattr("cgan_utils.evaluation.load_judge", None)  # refused before any work
+    monkeypatch.setattr(evaluation, "load_classifier", None)  # refused before any work
     with pytest.raises(error, match=message):
         cg.evaluate(**{"generator": cg.Generator(ORIGINAL)} | arguments)
 
 
-@pytest.mark.parametrize("measure", [cg.frechet_distance, cg.density_and_coverage])
+@pytest.mark.parametrize("metric", [cg.frechet_distance, cg.density_and_coverage])
 @pytest.mark.parametrize(
     ("error", "message", "real", "generated"),
     [
@@ -417,13 +364,29 @@ def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments, mo
         (ValueError, "real must have at least", torch.ones(1, 2), torch.ones(9, 2)),
     ],
 )
-def test_features_that_do_not_fit_are_named(measure, error, message, real, generated):
+def test_features_that_do_not_fit_are_named(metric, error, message, real, generated):
     with pytest.raises(error, match=message):
-        measure(real, generated)
+        metric(real, generated)
 
 
-def test_images_that_are_not_finite_are_not_judged(judge):
-    generator = cg.Generator(ORIGINAL)
-    torch.nn.init.constant_(generator.output.bias, float("nan"))
+def test_images_that_are_not_finite_are_not_measured(monkeypatch):
+    monkeypatch.setattr(evaluation, "load_classifier", lambda *_: Classifier().eval())
     with pytest.raises(ValueError, match="generator makes images with NaN"):
-        evaluate(generator)
+        evaluate(constant_generator(math.nan))
+
+
+def test_evaluate_measures_the_ema_of_a_training_state_if_there_is_one(monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def sample(generator, *_):
+        raise Reached(generator)
+
+    monkeypatch.setattr(evaluation, "load_classifier", lambda *_: Classifier().eval())
+    monkeypatch.setattr(evaluation, "sample", sample)
+    for config in (ORIGINAL, cg.CGANConfig.tuned()):
+        state = cg.TrainingState.create(config)
+        with pytest.raises(Reached) as reached:
+            cg.evaluate(state)
+        measured = state.generator if state.generator_ema is None else state.generator_ema
+        assert reached.value.args[0] is measured

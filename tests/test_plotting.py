@@ -1,4 +1,4 @@
-"""Figures are read back: what stands where, in which grey, under which name."""
+"""Figures are read back: which values they show, where, and under which name."""
 
 import inspect
 import io
@@ -24,9 +24,9 @@ def displayed(monkeypatch):
 
 def cell(figure, row, column, size=8):
     """The grey values that the grid shows in one cell, on the scale 0..1."""
-    (picture,) = figure.axes[0].images
+    (image,) = figure.axes[0].images
     top, left = 2 + row * (size + 2), 2 + column * (size + 2)
-    return picture.get_array()[top : top + size, left : left + size]
+    return image.get_array()[top : top + size, left : left + size]
 
 
 def test_class_grid_has_a_row_per_class_and_a_fixed_grey_scale():
@@ -52,10 +52,10 @@ def test_values_out_of_range_show_as_black_or_white_not_stretched():
 
 
 def test_colour_images_keep_their_colours():
-    image = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8)
-    figure = cg.plot_images(image, ["red"])
-    (picture,) = figure.axes[0].images
-    assert picture.get_array()[4, 4].tolist() == [1, 0, 0.5]
+    images = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8)
+    figure = cg.plot_images(images, ["red"])
+    (shown,) = figure.axes[0].images
+    assert shown.get_array()[4, 4].tolist() == [1, 0, 0.5]
 
 
 def test_images_stand_under_their_titles():
@@ -67,15 +67,17 @@ def test_images_stand_under_their_titles():
     assert greys == pytest.approx(torch.linspace(0, 1, 10).tolist(), abs=1e-6)
 
 
-def test_history_is_drawn_with_the_values_of_a_guessing_discriminator():
+def test_history_is_plotted_with_the_values_of_a_guessing_discriminator():
     history = {
         "loss_d": [1.0, 1.2],
         "loss_g": [0.9, 0.8],
         "d_real": [0.6, 0.5],
         "d_fake": [0.4, 0.5],
     }
-    losses, verdicts = cg.plot_history(history).axes
-    heights = {line.get_label(): list(line.get_ydata()) for line in losses.lines + verdicts.lines}
+    losses, probabilities = cg.plot_history(history).axes
+    heights = {
+        line.get_label(): list(line.get_ydata()) for line in losses.lines + probabilities.lines
+    }
     assert heights["loss of D"] == [1.0, 1.2] and heights["loss of G"] == [0.9, 0.8]
     assert heights["D guesses: 2 ln 2"] == pytest.approx([1.386294, 1.386294])
     assert heights["D guesses: ln 2"] == pytest.approx([0.693147, 0.693147])
@@ -83,14 +85,14 @@ def test_history_is_drawn_with_the_values_of_a_guessing_discriminator():
     assert list(losses.lines[0].get_xdata()) == [1, 2]
 
 
-def test_run_draws_means_of_50_steps_beside_the_healthy_ones_and_the_grid():
-    measures = torch.stack([torch.arange(100.0) + k for k in (0, 100, 200, 300)], dim=1)
+def test_training_run_plots_means_of_50_steps_the_healthy_run_and_the_grid():
+    stats = torch.stack([torch.arange(100.0) + k for k in (0, 100, 200, 300)], dim=1)
     images = torch.linspace(-1, 1, 6)[:, None, None, None].expand(-1, 1, 8, 8)
-    figure = cg.plot_run("title", measures, images, CLASSES, healthy=measures[:50] + 1000)
-    losses, verdicts, grid = figure.axes
+    figure = plotting.plot_training_run("title", stats, images, CLASSES, stats[:50] + 1000)
+    losses, probabilities, grid = figure.axes
     means = {
         line.get_label(): list(line.get_ydata())
-        for line in (*losses.lines, *verdicts.lines)
+        for line in (*losses.lines, *probabilities.lines)
         if line.get_linestyle() == "-"
     }
     assert means == {
@@ -99,7 +101,7 @@ def test_run_draws_means_of_50_steps_beside_the_healthy_ones_and_the_grid():
         "D(x), real images": [224.5, 274.5],
         "D(G(z)), generated": [324.5, 374.5],
     }
-    dashed = [line for axes in (losses, verdicts) for line in axes.lines if line.is_dashed()]
+    dashed = [line for axes in (losses, probabilities) for line in axes.lines if line.is_dashed()]
     heights = [line.get_ydata()[0] for line in dashed if line.get_linestyle() == "--"]
     assert heights == [1024.5, 1124.5, 1224.5, 1324.5]
     assert list(losses.lines[-3].get_xdata()) == [25, 75]
@@ -111,9 +113,9 @@ def test_run_draws_means_of_50_steps_beside_the_healthy_ones_and_the_grid():
     assert figure.get_suptitle() == "title"
 
 
-def test_atlas_puts_each_grid_under_its_title_in_order():
+def test_class_grids_stand_under_their_titles_in_order():
     grids = {f"no {i}": torch.full((3, 1, 8, 8), i / 5) for i in range(5)}
-    figure = cg.plot_atlas(grids, CLASSES, across=2)
+    figure = plotting.plot_class_grids(grids, CLASSES, across=2)
     assert [axes.get_title() for axes in figure.axes] == list(grids)
     greys = [axes.images[0].get_array()[6, 6, 0] for axes in figure.axes]
     assert greys == pytest.approx([(i / 5 + 1) / 2 for i in range(5)])
@@ -126,55 +128,87 @@ def test_atlas_puts_each_grid_under_its_title_in_order():
 
 def test_matrix_has_rows_down_and_columns_across():
     matrix = torch.arange(9.0).view(3, 3)
-    axes = cg.plot_matrix(matrix, CLASSES, "label", (0, 8), rows="asked", columns="got").axes[0]
+    axes = plotting.plot_matrix(matrix, CLASSES, "label", (0, 8), rows="asked", columns="got").axes[
+        0
+    ]
     assert axes.images[0].get_array().tolist() == matrix.tolist()
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("asked", "got")
     assert axes.yaxis_inverted()  # row 0 on top
 
 
 def test_class_bars_and_their_ceilings():
-    axes = cg.plot_class_bars({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
+    axes = plotting.plot_class_bars({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.2, 0.7]
     (ceilings,) = axes.collections
     assert [segment[0][1] for segment in ceilings.get_segments()] == [0.8, 0.9]
 
 
-def test_show_carries_the_picture_and_its_alternative_text(displayed):
+def test_show_gives_the_image_and_its_alternative_text(displayed):
     open_before = set(plotting.plt.get_fignums())
     cg.show(cg.plot_images(torch.zeros(1, 1, 8, 8), ["grey"]), alt="A grey square.")
     ((data, options),) = displayed
     assert data["text/plain"] == "A grey square."
     assert options["metadata"]["image/png"]["alt"] == "A grey square."
     assert colours_of(data)[0][1] == (127, 127, 127)  # besides the white around it
-    assert set(plotting.plt.get_fignums()) == open_before  # closed: the notebook draws it once
+    assert set(plotting.plt.get_fignums()) == open_before  # closed: the notebook shows it once
 
 
 def colours_of(data):
-    """The colours of the picture that was shown, most frequent first, without white: (n, rgb)."""
-    picture = Image.open(io.BytesIO(data["image/png"])).convert("RGB")
-    colours = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    """The colours of the image that was shown, most frequent first, without white: (n, rgb)."""
+    image = Image.open(io.BytesIO(data["image/png"])).convert("RGB")
+    colours = sorted(image.getcolors(image.width * image.height), reverse=True)
     return [(count, rgb) for count, rgb in colours if rgb != (255, 255, 255)]
 
 
-def test_fewer_colours_are_grey_or_clear_and_all_colours_are_kept_on_request(displayed):
+def test_fewer_colours_have_no_faint_tints_and_none_keeps_all_colours(displayed):
     values = torch.linspace(-1, 1, 9).view(3, 3)
     for colours in (16, None):
-        cg.show(cg.plot_matrix(values, CLASSES, "label", (-1, 1)), alt="A.", colours=colours)
-    (few, _), (all_of_them, _) = displayed
-    spread = [max(rgb) - min(rgb) for _, rgb in colours_of(few)]
+        cg.show(plotting.plot_matrix(values, CLASSES, "label", (-1, 1)), alt="A.", colours=colours)
+    (reduced, _), (complete, _) = displayed
+    spread = [max(rgb) - min(rgb) for _, rgb in colours_of(reduced)]
     assert len(spread) < 16 and not any(0 < tint < 35 for tint in spread)
     scale = plotting.plt.get_cmap("PuOr")
     for value in values.flatten().tolist():
         due = tuple(round(255 * part) for part in scale((value + 1) / 2)[:3])
         assert any(
             max(abs(a - b) for a, b in zip(rgb, due, strict=True)) <= 1 and count > 1000
-            for count, rgb in colours_of(all_of_them)
+            for count, rgb in colours_of(complete)
         ), f"no cell has the colour of {value}"
 
 
 def test_show_source_is_the_package_source(displayed):
     cg.show_source(cg.Generator.forward, cg.generator_loss)
     ((data, _),) = displayed
-    assert data["text/plain"].startswith("def forward(self, z, labels):\n    check_tensor(")
+    assert data["text/plain"].startswith("def forward(self, z: Tensor, labels: Tensor)")
     assert inspect.getsource(cg.generator_loss).rstrip() in data["text/plain"]
     assert data["text/markdown"] == f"```python\n{data['text/plain']}\n```"
+
+
+IMAGES = torch.zeros(6, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "message"),
+    [  # each would otherwise show something wrong without an error
+        (lambda: cg.plot_class_grid(IMAGES.byte(), CLASSES), TypeError, "images must be a float"),
+        (lambda: cg.plot_class_grid(IMAGES[:5], CLASSES), ValueError, "images must be as many"),
+        (lambda: cg.plot_class_grid(IMAGES / 0, CLASSES), ValueError, "images must be finite"),
+        (lambda: cg.plot_images(IMAGES[:, 0], [""] * 6), ValueError, "images must have shape"),
+        (lambda: cg.plot_images(IMAGES.expand(-1, 2, 8, 8), [""] * 6), ValueError, "1 or 3"),
+        (lambda: cg.plot_images(IMAGES, [""] * 5), ValueError, "titles must be one per image"),
+        (
+            lambda: plotting.plot_class_grids({"a": IMAGES, "b": IMAGES[:3]}, CLASSES),
+            ValueError,
+            "grids must be class grids of one size",
+        ),
+        (
+            lambda: plotting.plot_matrix(torch.zeros(3, 2), CLASSES, "label", (0, 1)),
+            ValueError,
+            "matrix must have a row and a column for each",
+        ),
+        (lambda: cg.show(plotting.Figure(), " "), ValueError, "alt must say in words"),
+    ],
+)
+def test_mistakes_that_matplotlib_would_not_notice(mistake, error, message):
+    with pytest.raises(error, match=message):
+        mistake()

@@ -28,8 +28,8 @@ def test_ready_to_sample_with_the_recipes_config(recipe):
     assert generator.config == getattr(cg.CGANConfig, recipe)()
     assert not any(module.training for module in generator.modules())
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in generator.parameters())
-    record = cg.pretrained_record(recipe)
-    assert record["training_cpu_seconds"] > 0 and record["figures"]["gan_test"] > 0.5
+    record = cg.pretrained.load_record(recipe)
+    assert record["training_cpu_seconds"] > 0 and record["metrics"]["gan_test"] > 0.5
 
 
 def test_small_and_without_network(monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from importlib.util import resolve_name
 from pathlib import Path
 
 import mutation
@@ -15,11 +16,13 @@ import pytest
 import yaml
 
 CLONE = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGE = CLONE / "cgan_utils"
+PYPROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, PYTEST = PYPROJECT["project"], PYPROJECT["tool"]["pytest"]["ini_options"]
 
 
 def test_environment_states_no_dependency_twice():
-    environment = yaml.safe_load((CLONE / "environment.yml").read_text(encoding="utf-8"))
+    environment = yaml.safe_load(read("environment.yml"))
     python, pip, from_pip = environment["dependencies"]
     assert python == "python" + PROJECT["requires-python"] and pip == "pip"
     (editable,) = from_pip["pip"]
@@ -28,7 +31,7 @@ def test_environment_states_no_dependency_twice():
 
 
 def test_every_dependency_says_why():
-    lines = (CLONE / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    lines = read("pyproject.toml").splitlines()
     extras = PROJECT["optional-dependencies"].values()
     needs = [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
     for need in needs:
@@ -37,72 +40,162 @@ def test_every_dependency_says_why():
 
 
 def test_readme_names_real_targets_and_notebooks():
-    readme = (CLONE / "README.md").read_text(encoding="utf-8")
-    targets = re.findall(r"^([a-z-]+):.*## ", (CLONE / "Makefile").read_text(), re.MULTILINE)
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", readme, re.MULTILINE))
-    assert {"run", "test", "lab", "notebooks", "help"} <= named <= set(targets)
+    readme = read("README.md")
+    assert {"run", "test", "lab", "notebooks", "help"} <= targets_named_in(readme)
     notebooks = {path.name for path in (CLONE / "notebooks").glob("*.ipynb")}
     assert set(re.findall(r"notebooks/(\w+\.ipynb)", readme)) == notebooks
-    for target in re.findall(r"\]\(([^)#]+)\)", readme):
-        assert target.startswith("http") or (CLONE / target).exists(), target
     for alt in re.findall(r"!\[(.*?)\]", readme):
         assert len(alt.split()) >= 6
 
 
-def test_figures_in_the_readme_are_those_of_the_results_file():
-    text = (CLONE / "tests/benchmarks/results/quality.json").read_text(encoding="utf-8")
-    results = json.loads(text)
-    readme = (CLONE / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_targets_scripts_and_links_exist(name):
+    document = read(name)
+    targets = re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE)
+    assert targets_named_in(document) <= set(targets)
+    for path in re.findall(r"\w+/[\w/]+\.(?:py|md)\b", document):
+        assert (CLONE / path).exists(), path
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document):
+        assert target.startswith("http") or (CLONE / target).exists(), target
+
+
+def read(name):
+    return (CLONE / name).read_text(encoding="utf-8")
+
+
+def targets_named_in(document):
+    return set(re.findall(r"(?:^|`)make ([a-z-]+)", document, re.MULTILINE))
+
+
+def test_contributing_explains_every_marker_and_benchmark():
+    first_cells = re.findall(r"^\| (`.*?`) \|", read("CONTRIBUTING.md"), re.MULTILINE)
+    explained = set(re.findall(r"`(.*?)`", " ".join(first_cells)))
+    markers = {marker.split(":")[0] for marker in PYTEST["markers"]}
+    assert explained == markers | {path.name for path in (CLONE / "benchmarks").glob("*.py")}
+
+
+def test_modules_in_the_readme_are_those_of_the_package():
+    table = read("README.md").split("| module |")[1].split("\n\n")[0]
+    named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert named == {name.split(".")[0] for name in modules() if not name.startswith("_")}
+
+
+def test_metrics_in_the_readme_are_those_of_the_results_file():
+    results = json.loads(read("benchmarks/results/quality.json"))
     names = ("gan_test", "gan_train", "frechet", "coverage", "diversity")
     for recipe, result in results.items():
-        assert len(result["seeds"]) >= 3
         seeds = len(result["seeds"])
+        assert seeds >= 3
         ((row, real),) = re.findall(
-            rf"^\| {recipe} \({seeds} seeds\) \|(.*)\|\n\| real pictures, by its judge \|(.*)\|$",
-            readme,
-            re.M,
+            rf"^\| {recipe} \({seeds} seeds\) \|(.*)\|\n\| real images, same classifier \|(.*)\|$",
+            read("README.md"),
+            re.MULTILINE,
         )
-        for name, cell, ceiling in zip(names, row.split("|"), real.split("|"), strict=True):
+        for name, cell, real_cell in zip(names, row.split("|"), real.split("|"), strict=True):
             digits = 1 if name == "frechet" else 3
-            figure = result["figures"][name]
-            assert cell.split() == [
-                f"{figure['mean']:.{digits}f}",
-                "±",
-                f"{figure['std']:.{digits}f}",
-            ]
-            assert ceiling.strip() == f"{result['real'][name]:.{digits}f}"
+            metric = result["metrics"][name]
+            assert cell.strip() == f"{metric['mean']:.{digits}f} ± {metric['std']:.{digits}f}"
+            assert real_cell.strip() == f"{result['real'][name]:.{digits}f}"
 
 
 def test_workflow_runs_the_same_command_as_ci():
-    workflow = yaml.safe_load((CLONE / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    commands = [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+    commands = [step.get("run") for step in workflow_job()["steps"]]
     assert "make test" in commands
-    assert (CLONE / ".ci/run").read_text(encoding="utf-8").strip().endswith("make test")
+    assert read(".ci/run").strip().endswith("make test")
+
+
+def test_workflow_tests_the_lowest_versions_and_the_latest():
+    lowest, latest = workflow_job()["strategy"]["matrix"]["include"]
+    assert PROJECT["requires-python"] == f">={lowest['python-version']}"
+    for constraint in lowest["constraints"].split():
+        assert constraint.replace("==", ">=").removesuffix(".*") in PROJECT["dependencies"]
+    assert "torch==" in lowest["constraints"]
+    assert latest["constraints"] == ""
+
+
+def workflow_job():
+    return yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]["test"]
+
+
+def test_pre_commit_runs_a_ruff_that_the_project_allows():
+    (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    (need,) = [need for need in PROJECT["optional-dependencies"]["test"] if "ruff" in need]
+    lowest, used = need.removeprefix("ruff>="), repository["rev"].removeprefix("v")
+    assert [int(n) for n in lowest.split(".")] <= [int(n) for n in used.split(".")]
+    assert [hook["id"] for hook in repository["hooks"]] == ["ruff-check", "ruff-format"]
+    assert all("jupyter" in hook["types_or"] for hook in repository["hooks"])
+
+
+def test_citation_file_has_what_the_format_requires():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert {"cff-version", "title", "message", "authors"} <= citation.keys()
+    assert citation["license"] == PROJECT["license"]
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= reference.keys()
+        assert reference["url"] in read("README.md")
+
+
+# Each module imports only from those before it.
+ORDER = (
+    "_checks",
+    "_runtime",
+    "config",
+    "fashion_mnist",
+    "data",
+    "models",
+    "state",
+    "checkpoints",
+    "engines.lowerings",
+    "engines.codegen",
+    "engines.eager",
+    "engines.traced",
+    "engines.compiled",
+    "engines.cuda_graph",
+    "engines.distributed",
+    "engines",
+    "training",
+    "sampling",
+    "classifier",
+    "evaluation",
+    "plotting",
+    "pretrained",
+    "tuned",
+    "__init__",
+    "__main__",
+)
 
 
 def test_imports_run_one_way():
-    order = [
-        "config",
-        "data",
-        "models",
-        "pretrained/__init__",
-        "checkpoints",
-        "compiler",
-        "engines",
-        "training",
-        "sampling",
-        "judge",
-        "evaluation",
-    ]
-    for position, module in enumerate(order):
-        assert imported_by(module) <= set(order[:position]), module
-    assert imported_by("plotting") == {"config"}  # it draws tensors and knows none of the others
+    assert set(ORDER) == modules()
+    for position, module in enumerate(ORDER):
+        assert imported_by(module) <= set(ORDER[:position]), module
+
+
+def test_the_tuned_recipe_is_an_add_on():
+    assert [module for module in ORDER if "tuned" in imported_by(module)] == ["__init__"]
+
+
+def test_engines_know_no_recipe_and_plotting_no_network():
+    engines = [module for module in ORDER if module.startswith("engines")]
+    for module in engines:
+        assert imported_by(module) <= set(engines), module
+    assert imported_by("plotting") <= {"_checks", "config"}
+
+
+def modules():
+    """The package's modules by their names inside it; a subpackage has the name of its folder."""
+    paths = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    return {".".join(path.parts).removesuffix(".__init__") for path in paths}
 
 
 def imported_by(module):
     """The modules of the package that one of them imports."""
-    names = imports((CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8"))
-    return {name.removeprefix("cgan_utils").strip(".") for name in names if is_ours(name)}
+    path = PACKAGE / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    package = ".".join(path.relative_to(CLONE).parent.parts)
+    names = imports(path.read_text(encoding="utf-8"))
+    ours = {resolve_name(name, package) for name in names if is_ours(name)}
+    return {name.removeprefix("cgan_utils").removeprefix(".") or "__init__" for name in ours}
 
 
 def is_ours(name):
@@ -110,7 +203,7 @@ def is_ours(name):
 
 
 def imports(source):
-    """What is imported anywhere in a file, as it is written: os.path, .config, cgan_utils.data."""
+    """Yield what a file imports anywhere, as it is written: os.path, .config, cgan_utils.data."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -133,17 +226,16 @@ def test_imports_are_seen_however_they_are_written(source, name):
     assert name in imports(source)
 
 
-@pytest.mark.parametrize("folder", ["cgan_utils", "tests"])
+@pytest.mark.parametrize("folder", ["cgan_utils", "benchmarks", "tests"])
 def test_every_import_is_a_declared_dependency(folder):
-    needs = PROJECT["dependencies"]
-    if folder == "tests":
-        needs = needs + [
-            need for extra in PROJECT["optional-dependencies"].values() for need in extra
-        ]
+    needs, files = PROJECT["dependencies"], list((CLONE / folder).rglob("*.py"))
+    beside = {path.stem for path in files}
+    if folder != "cgan_utils":
+        extras = PROJECT["optional-dependencies"].values()
+        needs = needs + [need for extra in extras for need in extra]
+        beside |= {path.stem for path in (CLONE / "benchmarks").glob("*.py")}  # on pytest's path
     declared = {re.match(r"[\w-]+", need)[0] for need in needs}
-    owners = packages_distributions()
-    files = list((CLONE / folder).rglob("*.py"))
-    known = sys.stdlib_module_names | {path.stem for path in files}
+    known, owners = sys.stdlib_module_names | beside, packages_distributions()
     for path in files:
         for name in imports(path.read_text(encoding="utf-8")):
             top = name.split(".")[0]
@@ -152,11 +244,13 @@ def test_every_import_is_a_declared_dependency(folder):
                 assert packages & declared, f"{path.name} imports {top}"
 
 
+@pytest.mark.process
 def test_help_lists_the_targets():
     listed = subprocess.run(["make", "help"], cwd=CLONE, capture_output=True, text=True).stdout
     assert {"run", "test", "lab"} <= {line.split()[0] for line in listed.splitlines()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path):
     def program(environment):
@@ -176,7 +270,7 @@ def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path
 
 
 def test_every_planted_fault_has_its_place():
-    """A fault whose line was changed would only be missed by who runs all of them."""
+    """Otherwise nobody notices that a fault's line was changed until all of them are planted."""
     for module, faults in mutation.FAULTS.items():
-        source = (CLONE / "cgan_utils" / f"{module}.py").read_text(encoding="utf-8")
+        source = read(f"cgan_utils/{module}.py")
         assert not [old for old, _ in faults if old not in source], module

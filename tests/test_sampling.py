@@ -62,9 +62,9 @@ def test_a_latent_is_turned_to_the_generators_dtype(generator):
 def test_seeds_that_would_repeat_another_are_refused():
     """torch's generator keeps 32 bits of them."""
     last = 2**32 - 1
-    assert not torch.equal(cg.draw_latent(2, 3, seed=last), cg.draw_latent(2, 3, seed=0))
+    assert not torch.equal(cg.sample_latent(2, 3, seed=last), cg.sample_latent(2, 3, seed=0))
     with pytest.raises(ValueError, match=f"seed must be at most {last}; got {last + 1}"):
-        cg.draw_latent(2, 3, seed=last + 1)
+        cg.sample_latent(2, 3, seed=last + 1)
 
 
 def test_an_image_depends_on_its_own_z_and_label_alone(generator):
@@ -72,7 +72,7 @@ def test_an_image_depends_on_its_own_z_and_label_alone(generator):
     together = cg.sample(generator, labels, seed=3)
     split = cg.sample(generator, labels, seed=3, batch_size=7)
     torch.testing.assert_close(together, split, atol=1e-5, rtol=0)
-    z = cg.draw_latent(100, 100, seed=3)
+    z = cg.sample_latent(100, 100, seed=3)
     alone = cg.sample(generator, labels[40:41], latent=z[40:41])
     torch.testing.assert_close(alone, together[40:41], atol=1e-5, rtol=0)
 
@@ -84,8 +84,8 @@ def test_seeds_give_different_images_and_repeat(generator):
 
 @pytest.mark.parametrize("labels", [[0, 1], ["Hat"]])
 def test_generator_and_global_random_numbers_stay_as_they_were(labels, generator):
-    generator.hidden[1].train()
-    generator.hidden[0].eval()
+    generator.layers[1].train()
+    generator.layers[0].eval()
     modes = [module.training for module in generator.modules()]
     before, numbers = copy.deepcopy(generator.state_dict()), torch.get_rng_state()
     try:
@@ -98,23 +98,36 @@ def test_generator_and_global_random_numbers_stay_as_they_were(labels, generator
 
 
 def test_sampling_runs_in_eval_mode(generator):
-    generator.output = torch.nn.Sequential(generator.output, torch.nn.Dropout(0.5))
+    generator.layers.append(torch.nn.Dropout(0.5))
     generator.train()
     first, second = cg.sample(generator, [1]), cg.sample(generator, [1])
     assert torch.equal(first, second) and (first != 0).all()
 
 
-def test_latent_scale_shrinks_the_noise_that_is_drawn_and_no_other():
-    generator = cg.Generator(cg.CGANConfig.original().replace(latent_scale=0.5))
-    z = cg.draw_latent(20, 100, seed=4)
-    drawn = cg.sample(generator, [3] * 20, seed=4)
-    assert torch.equal(drawn, cg.sample(generator, [3] * 20, latent=z / 2))
-    torch.testing.assert_close(cg.class_grid(generator, 20, seed=4)[60:80], drawn)
+def test_latent_scale_scales_the_noise_that_is_sampled_and_no_other(generator):
+    z = cg.sample_latent(20, 100, seed=4)
+    scaled = cg.sample(generator, [3] * 20, seed=4, latent_scale=0.5)
+    assert torch.equal(scaled, cg.sample(generator, [3] * 20, latent=z / 2))
+    torch.testing.assert_close(cg.class_grid(generator, 20, 4, latent_scale=0.5)[60:80], scaled)
+    given = cg.sample(generator, [3] * 20, latent=z, latent_scale=0.5)
+    assert torch.equal(given, cg.sample(generator, [3] * 20, seed=4))
+
+
+def test_a_generator_may_have_a_latent_scale_of_its_own(generator):
+    expected = cg.sample(generator, [3] * 20, latent_scale=1.5)
+    generator.latent_scale = 1.5
+    assert torch.equal(cg.sample(generator, [3] * 20), expected)
+
+
+def test_a_state_is_sampled_from_its_generator():
+    state = cg.TrainingState.create(cg.CGANConfig.original(), seed=0)
+    assert torch.equal(cg.sample(state, [0, 5]), cg.sample(state.generator, [0, 5]))
+    assert torch.equal(cg.class_grid(state, 2), cg.class_grid(state.generator, 2))
 
 
 def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
     grid = cg.class_grid(generator, columns=4, seed=2)
-    z = cg.draw_latent(4, 100, seed=2)
+    z = cg.sample_latent(4, 100, seed=2)
     assert len(grid) == 40
     row_5 = cg.sample(generator, ["Sandal"] * 4, latent=z)
     torch.testing.assert_close(grid[20:24], row_5, atol=1e-5, rtol=0)
@@ -148,6 +161,8 @@ def test_class_grid_is_rows_of_classes_and_columns_of_z(generator):
         ),  # float32 has none
         ({"latent": torch.zeros(1, 100).long()}, TypeError),
         ({"latent": [0.0] * 100}, TypeError),
+        ({"latent_scale": -1.0}, ValueError),
+        ({"latent_scale": "wide"}, TypeError),
         ({"batch_size": 0}, ValueError),
     ],
 )

@@ -1,7 +1,7 @@
 """Generators that ship with the package: no training, no network.
 
-Beside the weights in `<recipe>.pt` (half precision) lies `<recipe>.json`: config, seed, CPU time of
-training, what `evaluate` measured. tests/benchmarks/quality.py --ship trained them.
+Beside the parameters in `<recipe>.pt` (half precision) lies `<recipe>.json`: config, seed, CPU time
+of training, and the report of `evaluate`. benchmarks/quality.py --ship trained them.
 """
 
 import json
@@ -9,29 +9,31 @@ from pathlib import Path
 
 import torch
 
-from ..config import CGANConfig, check_type, choose_device, write_atomically
-from ..models import Generator
+from .._checks import check_type
+from .._runtime import choose_device, write_atomically
+from ..config import CGANConfig
+from ..models import Generator, create_networks
 
 FOLDER = Path(__file__).parent
 
 
-def load_pretrained(recipe, device="cpu"):
-    """The shipped generator of a recipe, "original" or "tuned", in eval mode.
+def load_pretrained(recipe: str, device: str | torch.device = "cpu") -> Generator:
+    """Return the shipped generator of a recipe, "original" or "tuned", in eval mode.
 
     Raises TypeError or ValueError, naming the argument, for another recipe or device.
     """
-    record = pretrained_record(recipe)
+    record = load_record(recipe)
     device = choose_device(device)
-    weights = torch.load(FOLDER / f"{recipe}.pt", map_location=device, weights_only=True)
-    generator = Generator(CGANConfig.from_dict(record["config"])).to(device)
-    generator.load_state_dict(weights)  # into float32
+    parameters = torch.load(FOLDER / f"{recipe}.pt", map_location=device, weights_only=True)
+    generator, *_ = create_networks(CGANConfig.from_dict(record["config"]))
+    generator.to(device).load_state_dict(parameters)  # into float32
     return generator.requires_grad_(False).eval()
 
 
-def pretrained_record(recipe):
-    """How a shipped generator came about: a dict with config, seed, training_cpu_seconds, figures.
+def load_record(recipe: str) -> dict:
+    """Return how a shipped generator was made: config, seed, training_cpu_seconds, metrics.
 
-    "figures" is the report of `evaluate` for the generator as it ships.
+    "metrics" is the report of `evaluate` for the generator as it ships.
     """
     check_type("recipe", recipe, str)
     known = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -41,7 +43,7 @@ def pretrained_record(recipe):
 
 
 def save_pretrained(recipe, generator, record):
-    """Store a generator's weights, and `record` with its config, where `load_pretrained` looks."""
+    """Store a generator's parameters, and `record` with its config, for `load_pretrained`."""
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in generator.state_dict().items()

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from statistics import fmean, median
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import cgan_utils as cg
 
 CLONE = Path(__file__).resolve().parents[2]
+RESULTS = CLONE / "benchmarks" / "results"
 NOTEBOOKS = sorted((CLONE / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((CLONE / "notebooks" / "solutions").glob("*.ipynb"))
 LOOSE = "nbval-ignore-output"
@@ -88,11 +90,11 @@ def test_cells_that_nbval_does_not_compare_check_themselves(code):
 
 def test_figures_have_alt_text_and_are_interpreted(cells):
     for cell, after in itertools.pairwise(cells):
-        pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-        assert len(pictures) <= 1
-        for picture in pictures:
-            alt = picture.metadata["image/png"]["alt"]
-            assert len(alt.split()) >= 6 and picture.data["text/plain"] == alt
+        figures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        assert len(figures) <= 1
+        for figure in figures:
+            alt = figure.metadata["image/png"]["alt"]
+            assert len(alt.split()) >= 6 and figure.data["text/plain"] == alt
             assert after.cell_type == "markdown"
             if not re.match(r"\*\*Figure \d+\.\*\*", after.source):
                 pytest.fail(f"no interpretation follows {alt!r}")
@@ -133,15 +135,56 @@ def test_links_lead_somewhere(path, text):
 
 def test_uses_only_public_names_and_redefines_none(code):
     tree = ast.parse("\n".join(cell.source for cell in code))
-    used = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "cg"
-    }
-    assert used and used <= set(cg.__all__)
+    used = set(package_names(tree))
+    assert used and not [name for name in used if not is_public(name)]
     assert not definitions(tree) & set(cg.__all__)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [node for node in imports if node.module.startswith("cgan_utils")]
+
+
+def package_names(tree):
+    """Yield "train" for each cg.train in a syntax tree, "tuned" and "tuned.x" for cg.tuned.x."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(ast.Name("cg"), name):
+                yield name
+            case ast.Attribute(ast.Attribute(ast.Name("cg"), module), name):
+                if isinstance(getattr(cg, module, None), ModuleType):
+                    yield f"{module}.{name}"
+
+
+def is_public(name):
+    """Tell whether a name is in `cg.__all__`, or is defined in a module that is."""
+    module, _, inner = name.partition(".")
+    if module not in cg.__all__ or not inner:
+        return module in cg.__all__
+    if inner.startswith("_") or not hasattr(getattr(cg, module), inner):
+        return False
+    value = getattr(getattr(cg, module), inner)
+    home = getattr(value, "__module__", f"cgan_utils.{module}")  # a constant has no __module__
+    return not isinstance(value, ModuleType) and home == f"cgan_utils.{module}"
+
+
+@pytest.mark.parametrize(
+    ("source", "public"),
+    [
+        ("cg.train", True),
+        ("cg.tuned", True),
+        ("cg.tuned.r1_penalty(x)", True),
+        ("cg.tuned.R1_INTERVAL", True),
+        ("cg.pretrained.load_record('tuned')['seed']", True),
+        ("cg.no_such_name", False),
+        ("cg.tuned.no_such_name", False),
+        ("cg.tuned._norms", False),
+        ("cg.load_checkpoint(path).no_such_name", True),
+        ("cg.tuned.torch", False),
+        ("cg.tuned.generator_step", False),  # of another module
+        ("cg.training.train", False),
+    ],
+)
+def test_public_names_are_told_from_others(source, public):
+    names = list(package_names(ast.parse(source)))
+    assert names and all(map(is_public, names)) is public
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
@@ -175,44 +218,46 @@ def test_nothing_is_defined_in_two_notebooks():
 
 
 def printed(name):
-    """All that the cells of a notebook printed."""
+    """Return everything that the cells of a notebook printed."""
     cells = nbformat.read(CLONE / "notebooks" / name, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
 def printed_bands(name):
-    """{figure: (value, low, high)} of the lines "loss_d 0.6 expected 0.5 to 0.7" of a notebook."""
+    """Return {metric: (value, low, high)} of the lines "loss_d 0.6 expected 0.5 to 0.7"."""
     lines = re.findall(r"^(\w+) +(\S+) +expected +(\S+) to +(\S+)", printed(name), re.MULTILINE)
-    return {figure: tuple(map(float, numbers)) for figure, *numbers in lines}
+    return {metric: tuple(map(float, numbers)) for metric, *numbers in lines}
+
+
+def read_results(name):
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def test_numbers_in_the_notebooks_fall_in_the_bands_of_the_results_file():
-    path = CLONE / "tests" / "benchmarks" / "results" / "quality.json"
-    results = json.loads(path.read_text(encoding="utf-8"))["original"]
+    results = read_results("quality.json")["original"]
     assert len(results["seeds"]) >= 3
     last_epoch = {name: epochs[-1] for name, epochs in results["history"].items()}
     for notebook, summaries in (
         ("03_training.ipynb", last_epoch),
-        ("05_evaluation.ipynb", results["figures"]),
+        ("05_evaluation.ipynb", results["metrics"]),
     ):
         found = printed_bands(notebook)
         assert found.keys() == summaries.keys()
-        for figure, (value, *band) in found.items():
-            assert band == pytest.approx(summaries[figure]["band"], abs=6e-4)
-            assert band[0] <= value <= band[1], (notebook, figure)
+        for metric, (value, *band) in found.items():
+            assert band == pytest.approx(summaries[metric]["band"], abs=6e-4)
+            assert band[0] <= value <= band[1], (notebook, metric)
 
 
 def test_each_fault_fails_as_in_the_results_file_and_unlike_the_healthy_run():
-    path = CLONE / "tests" / "benchmarks" / "results" / "failure_modes.json"
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_results("failure_modes.json")
     assert len(results["seeds"]) >= 3
     pattern = r"^(\S.*?) +(\w+) +(\S+) +faulty +(\S+) +healthy +(\S+)"
     lines = re.findall(pattern, printed("07_failure_modes.ipynb"), re.MULTILINE)
     assert {name for name, *_ in lines} == set(results["runs"]) - {"healthy"}
-    for name, figure, *numbers in lines:
+    for name, metric, *numbers in lines:
         value, faulty, healthy = map(float, numbers)
-        runs = [results["runs"][which][figure] for which in (name, "healthy")]
+        runs = [results["runs"][which][metric] for which in (name, "healthy")]
         assert [faulty, healthy] == pytest.approx([fmean(run) for run in runs], abs=6e-4)
         border = (faulty + healthy) / 2
         assert len({each < border for each in (value, *runs[0])}) == 1, name

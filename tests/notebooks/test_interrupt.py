@@ -1,23 +1,24 @@
-"""The stop button: a real kernel is interrupted in the middle of `train`, and goes on."""
+"""The stop button: a real kernel is interrupted in the middle of `train`, and continues."""
 
 import queue
 
+import pytest
 from jupyter_client.manager import start_new_kernel
 
 TRAIN = """
 import torch
 import cgan_utils as cg
-numbers = torch.Generator().manual_seed(0)
-images = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8, generator=numbers)
+rng = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8, generator=rng)
 data = cg.LabelledImages(images, torch.arange(64) % 2, ("a", "b"))
 config = cg.CGANConfig(classes=data.classes, image_shape=(1, 4, 4), epochs=1_000_000)
 state = cg.train(config, data, device="cpu")
 """
-NEXT = "print(state.step > 0, state.epoch > 0, tuple(cg.sample(state.generator, ['a']).shape))"
+NEXT = "print(state.step > 0, state.epoch > 0, tuple(cg.sample(state, ['a']).shape))"
 
 
 def run(client, code, until=None):
-    """What a cell prints; stops listening early once `until` is printed."""
+    """Run a cell and return what it prints; stop listening once `until` is printed."""
     message, printed = client.execute(code), ""
     while True:
         output = client.get_iopub_msg(timeout=60)
@@ -32,6 +33,7 @@ def run(client, code, until=None):
             return printed
 
 
+@pytest.mark.process
 def test_interrupting_the_kernel_keeps_what_was_trained():
     manager, client = start_new_kernel(kernel_name="python3")
     try:

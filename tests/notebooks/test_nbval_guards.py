@@ -1,4 +1,4 @@
-"""nbval, run as `make test` runs it, fails when the package or a stored output is changed."""
+"""nbval, run as `make test` runs it, fails when the package or a stored output changes."""
 
 import os
 import shutil
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
 CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A copy of the package and of notebook 02, which nbval runs with that package."""
+    """Copy the package and notebook 02, which nbval runs with that package."""
     shutil.copytree(CLONE / "cgan_utils", tmp_path / "cgan_utils")
     shutil.copy(CLONE / "notebooks" / "02_models.ipynb", tmp_path)
     return tmp_path

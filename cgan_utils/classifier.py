@@ -1,4 +1,4 @@
-"""The judge: a small classifier, trained on the real training images and kept for later runs."""
+"""The evaluation classifier: a small CNN, trained once on the real training images and kept."""
 
 import hashlib
 import inspect
@@ -7,30 +7,21 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from .config import (
-    FASHION_MNIST_CLASSES,
-    check_count,
-    check_number,
-    check_range,
-    check_tensor,
-    choose_device,
-    random_stream,
-    runs_folder,
-    seeded,
-    write_atomically,
-)
+from ._checks import check_count, check_number, check_range, check_tensor
+from ._runtime import choose_device, make_rng, runs_folder, seeded, write_atomically
+from .config import FASHION_MNIST_CLASSES
 from .data import load_fashion_mnist, normalize
 
-JUDGE_ACCURACY = 0.91  # on the real test images; a judge below it would not be believed
+MIN_ACCURACY = 0.91  # on the real test images; below it the metrics would mean little
 
-WEIGHTS, ORDER = range(2)  # what a classifier draws random numbers for: see `random_stream`
+WEIGHTS, ORDER = range(2)  # the purposes of a classifier's random numbers: see `make_rng`
 
 
 class Classifier(nn.Module):
-    """A small CNN: images float32 (N, 1, 28, 28) in [-1, 1] -> logits (N, 10)."""
+    """Classify images: float32 (N, 1, 28, 28) in [-1, 1] -> logits (N, 10)."""
 
     def __init__(self):
         super().__init__()
@@ -47,17 +38,25 @@ class Classifier(nn.Module):
         )
         self.head = nn.Linear(128, len(FASHION_MNIST_CLASSES))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
 
 def train_classifier(
-    images, labels, seed=0, *, epochs=5, batch_size=256, learning_rate=5e-3, progress=True
-):
-    """A `Classifier` trained on images float32 (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
+    images: Tensor,
+    labels: Tensor,
+    seed: int = 0,
+    *,
+    epochs: int = 5,
+    batch_size: int = 256,
+    learning_rate: float = 5e-3,
+    progress: bool = True,
+) -> Classifier:
+    """Train a `Classifier` on images float32 (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
 
-    Adam with a learning rate that rises, then falls to 0 (Smith & Topin 2017, arXiv 1708.07120).
-    Raises TypeError or ValueError, naming the argument, for what it cannot train with.
+    The optimiser is Adam, with a learning rate that rises and then falls to 0 (Smith & Topin 2017,
+    arXiv 1708.07120). Returns the classifier in eval mode. Raises TypeError or ValueError, naming
+    the argument, for values it cannot be trained with.
     """
     check_images(images, labels)
     check_count("seed", seed, minimum=0)
@@ -70,7 +69,7 @@ def train_classifier(
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
     steps = epochs * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
-    order = random_stream(seed, ORDER)
+    order = make_rng(seed, ORDER)
     bar = tqdm(total=steps, desc="classifier", disable=not progress, file=sys.stdout, leave=False)
     with bar:
         for _ in range(epochs):
@@ -85,15 +84,15 @@ def train_classifier(
     return classifier.eval()
 
 
-def check_images(images, labels):
-    """Raise unless they are what a `Classifier` can be trained on, or be asked about."""
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Raise TypeError or ValueError unless a `Classifier` can be trained on these or asked."""
     check_tensor("images", images, torch.float32, "N", 1, 28, 28)
     check_tensor("labels", labels, torch.int64, len(images))
     low, high = images.aminmax()
-    if not -1 <= low <= high <= 1:  # NaN too
+    if not -1 <= low <= high <= 1:  # also raises for NaN
         raise ValueError(f"images must lie in [-1, 1]; got {low:g} to {high:g}")
-    if low == 0 < high:  # exactly: real images whose ground, which is -1, was not taken there
-        raise ValueError(f"images must lie in [-1, 1], not [0, {high:g}]: `normalize` sees to it")
+    if low == 0 < high:  # exactly 0: the background of real images that were not normalised
+        raise ValueError(f"images must lie in [-1, 1], not [0, {high:g}]: use `normalize`")
     check_range("labels", labels, len(FASHION_MNIST_CLASSES))
 
 
@@ -103,42 +102,43 @@ def _untrained(seed, device):
     return classifier.to(device, memory_format=torch.channels_last)  # faster convolutions on a CPU
 
 
-def load_judge(device="auto", progress=True):
-    """The classifier that judges, in eval mode: trained on the real training set, once.
+def load_classifier(device: str | torch.device = "auto", progress: bool = True) -> Classifier:
+    """Return the evaluation classifier in eval mode; the first call trains it.
 
-    Raises RuntimeError unless its accuracy on the real test set is at least `JUDGE_ACCURACY`.
+    Raises RuntimeError unless its accuracy on the real test set is at least `MIN_ACCURACY`.
     """
     device = choose_device(device)
-    judge = real_classifier(60_000, device, progress)
+    classifier = real_classifier(60_000, device, progress)
     images, labels = real_images("test", device)
-    _, seen = look(judge, images)
-    accuracy = (seen == labels).double().mean().item()
-    if accuracy < JUDGE_ACCURACY:
+    _, predicted = extract_features(classifier, images)
+    accuracy = (predicted == labels).double().mean().item()
+    if accuracy < MIN_ACCURACY:
         raise RuntimeError(
-            f"the judge's accuracy on real test images is {accuracy:.3f}, below {JUDGE_ACCURACY}: "
-            f"remove the classifier-*.pt files in {runs_folder()} and try again"
+            f"the evaluation classifier's accuracy on real test images is {accuracy:.3f}, below "
+            f"{MIN_ACCURACY}: remove the classifier-*.pt files in {runs_folder()} and try again"
         )
-    return judge
+    return classifier
 
 
-def real_classifier(count, device, progress):
-    """A classifier trained on `count` real training images, kept in the runs folder."""
+def real_classifier(count: int, device: torch.device, progress: bool) -> Classifier:
+    """Return a classifier trained on `count` real training images, kept in the runs folder."""
     path = _kept_at(count, device)
     try:
         classifier = _untrained(0, device)
         classifier.load_state_dict(torch.load(path, device, weights_only=True))
         return classifier.eval()
-    except Exception:  # not there, or damaged: no reason to stop, it can be made again
+    except Exception:  # the file is missing or damaged: train again rather than stop
         images, labels = (part[:count] for part in real_images("train", device))
         classifier = train_classifier(images, labels, progress=progress)
         write_atomically(path, lambda file: torch.save(classifier.state_dict(), file))
         return classifier
 
 
-def real_images(split, device):
-    """Images float (N, 1, 28, 28), labels int64 (N,), ordered 0, 1, ... 9, 0, 1, ...
+def real_images(split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images float32 (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
 
-    The classes are of one size; in this order the first images have each class equally often.
+    They are ordered 0, 1, ... 9, 0, 1, ...: FashionMNIST's classes are of one size, and in this
+    order the first images have each class equally often.
     """
     data = load_fashion_mnist(split)
     by_class = [(data.labels == y).nonzero().flatten() for y in range(len(data.classes))]
@@ -146,22 +146,27 @@ def real_images(split, device):
     return normalize(data.images.to(device)), data.labels.to(device)
 
 
-_DECIDING = Classifier, train_classifier, _untrained, real_images, normalize, random_stream, seeded
-CODE = "".join(inspect.getsource(part) for part in _DECIDING)  # now, before an edit
+# The source of everything that decides a kept classifier's weights, read before it can be edited.
+CODE = "".join(
+    inspect.getsource(part)
+    for part in (
+        Classifier, train_classifier, _untrained, real_images, normalize, make_rng, seeded,
+    )
+)  # fmt: skip
 
 
 def _kept_at(count, device):
-    """The file of a classifier of real images, named after what decides its weights.
+    """Return the file of a classifier of real images, named after what decides its weights.
 
-    That is the source of the parts above, the number of images, PyTorch's version and the type of
-    the device. Not the machine: its processor and number of threads move their last digits only.
+    That is the code, the number of images, PyTorch's version and the type of the device. It is not
+    the machine: its processor and its number of threads change the last digits only.
     """
     recipe = f"{CODE} {count} images, torch {torch.__version__}, {device.type}"
     return runs_folder() / f"classifier-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.pt"
 
 
 @torch.no_grad()
-def look(classifier, images):
-    """A classifier's features, float (N, 128), and the classes it sees, int64 (N,)."""
+def extract_features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a classifier's features, float32 (N, 128), and the classes it predicts, int64 (N,)."""
     features = torch.cat([classifier.features(batch) for batch in images.split(1000)])
     return features, classifier.head(features).argmax(dim=1)

@@ -1,21 +1,22 @@
-"""How fast does each engine train, set against the post's loop and the machine's limit?
+"""How fast does each engine train, compared with the post's loop and with the machine's limit?
 
-    python tests/benchmarks/speed.py            all of it, under three minutes on a quiet machine
-    python tests/benchmarks/speed.py --short    a few steps of everything
+    python benchmarks/speed.py            all of it, under three minutes on an idle machine
+    python benchmarks/speed.py --short    a few steps of everything
 
-trains the original recipe at batch 32 with the post's loop and with each engine, in turn, so that
-whatever else the machine does hits all of them; then samples. Writes results/speed.json, or what
---output names (results/speed_cuda.json is from a GPU): machine, versions, minimum and median of
-each repeat, and ratios. A ratio compares minima, the time without interruptions.
+trains the original recipe at batch size 32 with the post's loop and with each engine. They take
+turns, so that other load on the machine slows all of them alike. Then it times sampling. Writes
+results/speed.json, or the file that --output names (results/speed_cuda.json is from a GPU):
+machine, versions, minimum and median over the repeats, and ratios. A ratio compares minima, the
+times without interruptions.
 """
 
+import functools
 import itertools
 import os
 import platform
 import resource
 import statistics
 import time
-import types
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -31,38 +32,44 @@ from torchvision.datasets import FashionMNIST
 from tqdm import tqdm
 
 import cgan_utils as cg
-from cgan_utils import engines, training
-from cgan_utils.compiler import compile_program
+from cgan_utils.config import STATS
+from cgan_utils.engines import make_engine
+from cgan_utils.engines.codegen import compile_program
+from cgan_utils.training import recipe_of, steps_per_epoch
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 CONFIG = cg.CGANConfig.original()
 
 
 def layers(config):
-    """(inputs, outputs) of each weight matrix of G and of D."""
+    """Return (inputs, outputs) of each linear layer: one list for G and one for D."""
     networks = cg.Generator(config), cg.Discriminator(config)
-    return [[layer.weight.shape[::-1] for layer in (*n.hidden, n.output)] for n in networks]
+    return [
+        [(m.in_features, m.out_features) for m in network.layers if isinstance(m, nn.Linear)]
+        for network in networks
+    ]
 
 
 def products_of_a_step(config):
-    """(rows, inner, columns) of every matrix product of one training step.
+    """Return (rows, inner, columns) of every matrix product of one training step.
 
-    Three passes: of a batch through G, of as many real and generated images through D, and of the
-    generated ones again, for G's update, which needs no gradient of D's weights.
+    There are three passes: one batch through G; the real and the generated images, twice as many,
+    through D; and the generated ones through D again for G's update, which needs no gradient of D's
+    weights.
     """
     n, (g, d) = config.batch_size, layers(config)
     products = []
-    for network, rows, taught in ((g, n, True), (d, 2 * n, True), (d, n, False)):
+    for network, rows, trained in ((g, n, True), (d, 2 * n, True), (d, n, False)):
         for inputs, outputs in network:
-            products += [(rows, inputs, outputs), (rows, outputs, inputs)]  # forward, and back
-            products += [(outputs, rows, inputs)] * taught  # gradient of the weights
+            products += [(rows, inputs, outputs), (rows, outputs, inputs)]  # forward, backward
+            products += [(outputs, rows, inputs)] * trained  # gradient of the weights
     return products
 
 
 def product_seconds(products, repeats, device):
-    """The machine's limits: these matrix products alone, each at the best speed that was seen.
+    """Return the machine's limits: the time of these matrix products alone, each at its fastest.
 
-    One for each of PyTorch's libraries: the one behind `a @ b`, and on the CPU oneDNN.
+    There is one limit per library of PyTorch: the one behind `a @ b`, and on the CPU oneDNN.
     """
     libraries = {"a @ b": torch.matmul}
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
@@ -78,14 +85,14 @@ def product_seconds(products, repeats, device):
 
 
 def compiled_product_seconds(products, repeats):
-    """The same for the C that a compiled step multiplies with: all products in one program."""
+    """Return the limit of the compiled engine's own C kernels: all products in one program."""
     factors = [torch.randn(n, m) for r, k, c in products for n, m in ((r, k), (k, c))]
-    run = compile_program(make_fx(corners_of_products)(*factors))
+    run = compile_program(make_fx(first_elements_of_products)(*factors))
     return min(timed(lambda: run(*factors)) for _ in range(repeats))
 
 
-def corners_of_products(*factors):
-    """One number of each product, so that the program has a result."""
+def first_elements_of_products(*factors):
+    """Return one element of each product, so that the program has a result."""
     return torch.stack([(a @ b)[0, 0] for a, b in zip(factors[::2], factors[1::2], strict=True)])
 
 
@@ -98,7 +105,7 @@ def timed(function):
 
 
 def post_steps(device, one_tensor=False, fused=False, wait=True):
-    """The post's loop, or with some changes; gives control back after each step."""
+    """Run the post's loop, unchanged or with some improvements; yield after each step."""
     to_range = [transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
     dataset = FashionMNIST(cg.data_folder(), transform=transforms.Compose(to_range))
     g, d = cg.Generator(CONFIG).to(device), cg.Discriminator(CONFIG).to(device)
@@ -121,13 +128,13 @@ def post_steps(device, one_tensor=False, fused=False, wait=True):
         for images, labels in batches():
             one = torch.ones(len(images), device=device)
             z = torch.randn(len(images), CONFIG.latent_dim, device=device)
-            asked = torch.randint(10, (len(images),), device=device)
-            fake = g(z, asked)
-            loss_d = bce(d(images, labels), one) + bce(d(fake.detach(), asked), 0 * one)
+            fake_labels = torch.randint(10, (len(images),), device=device)
+            fake = g(z, fake_labels)
+            loss_d = bce(d(images, labels), one) + bce(d(fake.detach(), fake_labels), 0 * one)
             adam_d.zero_grad()
             loss_d.backward()
             adam_d.step()
-            loss_g = bce(d(fake, asked), one)
+            loss_g = bce(d(fake, fake_labels), one)
             adam_g.zero_grad()
             loss_g.backward()
             adam_g.step()
@@ -137,31 +144,42 @@ def post_steps(device, one_tensor=False, fused=False, wait=True):
 
 
 def engine_steps(name, device, data):
-    """`package_steps` of the recipe with one engine."""
+    """Run `package_steps` of the original recipe with one engine."""
     data = cg.LabelledImages(data.images.to(device), data.labels.to(device), data.classes)
-    engine = engines.make_engine(name, device, 1, training.draw_batch, training.training_step)
-    return package_steps(CONFIG, data, engine, CONFIG.batch_size)
+    return package_steps(
+        CONFIG, data, CONFIG.batch_size, functools.partial(make_engine, name, device, 1)
+    )
 
 
-def package_steps(config, data, engine, rows):
-    """The package's loop on `rows` images at a time; gives control back after each step."""
-    device = data.images.device
+def package_steps(config, data, rows, create_engine):
+    """Run the package's loop on `rows` images at a time; yield after each step.
+
+    create_engine(sample, step) returns the engine to run the recipe's step with.
+    """
+    device, epoch_steps = data.images.device, steps_per_epoch(config, data)
+    step, set_schedule = recipe_of(config)
+    engine = create_engine(cg.sample_batch, step)
     state = cg.TrainingState.create(config, 0, device)
-    state.measures = torch.zeros(training.steps_per_epoch(config, data), 4, device=device)
-    bar = types.SimpleNamespace(update=lambda: None)
+    state.stats = torch.zeros(epoch_steps, len(STATS), device=device)
+
+    def run_next_step(state, data, batch):
+        if set_schedule is not None:
+            set_schedule(state, config.epochs * epoch_steps)
+        return engine(state, data, batch)
+
     while True:
         for batch in torch.randperm(len(data)).to(device).split(rows):
-            cg.train_epoch(state, data, batch, bar, engine)
+            cg.train_epoch(state, data, [batch], run_next_step)
             yield
 
 
 def measure_steps(loops, steps, repeats):
-    """Milliseconds per step of each loop, `repeats` times `steps` steps, the loops in turn."""
+    """Return milliseconds per step of each loop: `repeats` times `steps` steps, in turn."""
     seconds = {name: [] for name in loops}
     for _ in tqdm(range(repeats), disable=None):
         for name, loop in loops.items():
-            several = itertools.islice(loop, steps)
-            seconds[name].append(timed(lambda s=several: list(s)) / steps)
+            next_steps = itertools.islice(loop, steps)
+            seconds[name].append(timed(lambda s=next_steps: list(s)) / steps)
     return {
         name: {
             "min_ms": round(min(each) * 1e3, 3),
@@ -172,7 +190,7 @@ def measure_steps(loops, steps, repeats):
 
 
 def measure_growth(data, sizes, repeats, device):
-    """One epoch of the eager engine on more and more images: does the time grow in proportion?"""
+    """Time one epoch on more and more images: does the time grow in proportion?"""
     config, rows = CONFIG.replace(epochs=1, batch_size=256), {}
     for _ in range(repeats):
         for size in sizes:
@@ -182,7 +200,7 @@ def measure_growth(data, sizes, repeats, device):
 
 
 def measure_sampling(sizes, repeats, device):
-    """Images per second of `cg.sample`, by how many are asked for."""
+    """Return the images per second of `cg.sample` for each number of images."""
     generator, rows = cg.Generator(CONFIG).to(device), {}
     for size in sizes:
         labels = torch.arange(size) % CONFIG.num_classes
@@ -193,7 +211,7 @@ def measure_sampling(sizes, repeats, device):
 
 
 def main(output: Path = RESULTS, short: bool = False, threads: int | None = None):
-    """Measure and write the results; --short only looks whether everything runs."""
+    """Measure and write the results; --short only checks that everything runs."""
     if threads is not None:
         torch.set_num_threads(threads)
     steps, repeats = (2, 2) if short else (50, 20)
@@ -211,7 +229,7 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
     ms = measure_steps(loops, steps, repeats)
 
     epochs = 10
-    total_steps = epochs * training.steps_per_epoch(CONFIG, data)
+    total_steps = epochs * steps_per_epoch(CONFIG, data)
     for name, row in ms.items():
         whole = start_seconds[name] + total_steps * row["min_ms"] / 1e3
         row["first_step_s"] = round(start_seconds[name], 2)

@@ -1,10 +1,10 @@
-"""How much does the shipped tuned generator teach, by the number of pictures it draws?
+"""How does GAN-train of the pretrained tuned generator grow with the number of images?
 
-    python tests/benchmarks/gan_train_by_size.py            about five minutes on one core
-    python tests/benchmarks/gan_train_by_size.py --short    the smallest number only
+    python benchmarks/gan_train_by_size.py            about five minutes on one core
+    python benchmarks/gan_train_by_size.py --short    the smallest number only
 
-trains GAN-train's classifier on so many generated pictures, and another on as many real ones.
-Writes results/gan_train_by_size.json: for each number the accuracy of both.
+trains GAN-train's classifier on a number of generated images, and another one on as many real
+images. Writes results/gan_train_by_size.json: the accuracy of both for each number.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ SIZES = (10_000, 20_000, 30_000, 60_000)
 
 
 def main(output: Path = RESULTS, short: bool = False):
-    """Measure and write the results; --short only looks whether everything runs."""
+    """Measure and write the results; --short only checks that everything runs."""
     generator = cg.load_pretrained("tuned")
     accuracy = {}
-    print(f"{'pictures':>8}{'generated':>11}{'real':>8}{'share':>8}")
+    print(f"{'images':>8}{'generated':>11}{'real':>8}{'share':>8}")
     for size in SIZES[: 1 if short else None]:
         report = cg.evaluate(generator, gan_train_images=size, progress=False)
         generated, real = (round(r["gan_train"], 5) for r in (report, report["real"]))

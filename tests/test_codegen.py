@@ -1,4 +1,4 @@
-"""The C of each operation computes what PyTorch computes."""
+"""The C code of each operation computes what PyTorch computes."""
 
 import itertools
 
@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from cgan_utils import compiler
+from cgan_utils.engines import codegen
+
+pytestmark = pytest.mark.slow  # each compiles a program
 
 
 def compiled(function, *inputs):
-    """`function` written in C, for inputs like these."""
-    inputs = [x.clone() for x in inputs]  # recording runs it once
-    return compiler.compile_program(make_fx(function)(*inputs))
+    """Compile `function` for inputs like these."""
+    inputs = [x.clone() for x in inputs]  # tracing runs it once
+    return codegen.compile_program(make_fx(function)(*inputs))
 
 
 def assert_same(function, *inputs):
-    """It gives the same and leaves the inputs alike, changed or not."""
+    """The compiled function returns the same, and leaves the same in its inputs."""
     ours, theirs = ([x.clone() for x in inputs] for _ in range(2))
     found = compiled(function, *inputs)(*ours), *ours
     torch.testing.assert_close(
@@ -27,15 +29,15 @@ def assert_same(function, *inputs):
 
 
 def assert_same_gradients(function, *inputs):
-    """And so do its derivatives by all inputs that are not whole numbers."""
+    """Its gradients by all floating-point inputs are the same, too."""
 
-    def there_and_back(weights, *inputs):
+    def backward(weights, *inputs):
         inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
         out = function(*inputs)
         leaves = [x for x in inputs if x.requires_grad]
         return joined(out.detach(), *torch.autograd.grad(out, leaves, weights))
 
-    assert_same(there_and_back, torch.randn_like(function(*inputs)), *inputs)
+    assert_same(backward, torch.randn_like(function(*inputs)), *inputs)
 
 
 def joined(*tensors):
@@ -43,12 +45,12 @@ def joined(*tensors):
 
 
 def layouts(x):
-    """The same numbers with the last index side by side in memory, the first, and with gaps."""
-    between_others = F.pad(x, (1, 2))[..., 1:-2]
-    return x.clone(), x.movedim(0, -1).contiguous().movedim(-1, 0), between_others
+    """The same elements row-major, batch-last, and row-major with gaps."""
+    with_gaps = F.pad(x, (1, 2))[..., 1:-2]
+    return x.clone(), x.movedim(0, -1).contiguous().movedim(-1, 0), with_gaps
 
 
-SMALL, LARGE = torch.randn(6, 8), 3 * torch.randn(64, 96)  # one thread's, and shared by several
+SMALL, LARGE = torch.randn(6, 8), 3 * torch.randn(64, 96)  # for one thread; for parallel loops
 EXTREME = torch.tensor([[-200.0, -90, -1e-4, 0], [1e-4, 90, 200, torch.nan]])
 LABELS = torch.arange(64) ** 2 % 10
 
@@ -70,8 +72,8 @@ LABELS = torch.arange(64) ** 2 % 10
 )
 def test_elementwise_operations(function):
     for x in (SMALL, LARGE, EXTREME):
-        for laid_out in layouts(x):
-            assert_same_gradients(function, laid_out)
+        for layout in layouts(x):
+            assert_same_gradients(function, layout)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_elementwise_operations(function):
         pytest.param(lambda x: x.permute(1, 0).reshape(-1) * 2, id="no view has this shape"),
         pytest.param(lambda x: x[1:5:2, -3:] + 1, id="slices"),
         pytest.param(lambda x: x.narrow(-1, 2, 3) + x[:3, 1:4].sum(), id="slices in the middle"),
-        pytest.param(lambda x: torch.cat([2 * x[4:2], x, x[-3:-1]]), id="slices of nothing"),
+        pytest.param(lambda x: torch.cat([2 * x[4:2], x, x[-3:-1]]), id="empty slices"),
         pytest.param(lambda x: x.unsqueeze(1).expand(-1, 3, -1) + 1, id="expand"),
         pytest.param(lambda x: x.unflatten(1, (2, 4)).squeeze(1).flatten(1) + 1, id="view"),
         pytest.param(lambda x: torch.cat(x.split([1, 5])[::-1]), id="split_with_sizes"),
@@ -90,21 +92,21 @@ def test_elementwise_operations(function):
         pytest.param(lambda x: x.diff(dim=1, append=x[:, -1:]), id="diff"),
         pytest.param(lambda x: F.pad(x, (1, 0)), id="pad before"),
         pytest.param(lambda x: F.pad(x, (0, 2, 3, 1), value=-1.5), id="pad"),
-        pytest.param(lambda x: F.pad(x, (-1, -2, 0, -3)), id="pad, by less"),
-        pytest.param(lambda x: F.pad(x, (-1, 2, 3, -2)), id="pad, by more and less"),
+        pytest.param(lambda x: F.pad(x, (-1, -2, 0, -3)), id="crop"),
+        pytest.param(lambda x: F.pad(x, (-1, 2, 3, -2)), id="pad and crop"),
     ],
 )
-def test_views_and_joints(function):
+def test_views_joining_and_padding(function):
     for x in layouts(SMALL):
         assert_same_gradients(function, x)
 
 
-def test_nothing_is_done_to_no_numbers():
-    def change_none(x):
+def test_a_loop_over_no_elements_does_nothing():
+    def change_nothing(x):
         x[:, 3:3].add_(1)
         return x.sum()
 
-    assert_same(change_none, SMALL)
+    assert_same(change_nothing, SMALL)
 
 
 @pytest.mark.parametrize("dims", [0, 1, -1, (0, 1), (0, 2), (2, 1, 0)])
@@ -114,12 +116,12 @@ def test_sums(dims, keepdim):
         assert_same_gradients(lambda x: x.sum(dims, keepdim=keepdim), x)
 
 
-def test_sums_and_means_of_all():
+def test_sum_and_mean_of_all_elements():
     for x in (SMALL, LARGE, torch.tensor(3.0)):
         assert_same_gradients(lambda x: torch.stack([x.sum(), x.mean()]), x)
 
 
-def test_products_of_all_shapes_and_layouts():
+def test_matrix_products_of_all_shapes_and_layouts():
     sizes = (1, 1, 1), (5, 7, 3), (31, 40, 33), (32, 1, 32), (33, 40, 64), (64, 9, 1), (1, 9, 500)
     pairs = []
     for rows, inner, columns in sizes:
@@ -133,7 +135,7 @@ def test_products_of_all_shapes_and_layouts():
 
 
 @pytest.mark.parametrize("rows", [1, 16, 48, 64])
-def test_layers(rows):
+def test_linear_layers(rows):
     assert_same_gradients(F.linear, torch.randn(rows, 50), torch.randn(70, 50), torch.randn(70))
 
 
@@ -146,10 +148,10 @@ def test_layers(rows):
         (lambda product: torch.cat(product.tensor_split((3,), dim=1)[::-1], dim=1), 8),  # all
     ],
 )
-def test_columns_that_nobody_reads_are_not_computed(read, columns):
+def test_columns_that_are_not_read_are_not_computed(read, columns):
     a, b = torch.randn(5, 7), torch.randn(7, 8)
     program = make_fx(lambda a, b: read(a @ b))(a, b)
-    compiler.skip_unread_columns(program.graph)
+    codegen.skip_unread_columns(program.graph)
     program.graph.eliminate_dead_code()
     program.recompile()
     with FlopCounterMode(display=False) as counter:
@@ -162,9 +164,9 @@ def test_columns_that_nobody_reads_are_not_computed(read, columns):
 def test_binary_cross_entropy(reduction):
     def loss(logits, weights):
         ones, zeros = torch.ones_like(logits), torch.zeros_like(logits)
-        kind = {"reduction": reduction}
-        real = F.binary_cross_entropy_with_logits(logits, ones, **kind)
-        return real + F.binary_cross_entropy_with_logits(logits, zeros, weights, **kind)
+        options = {"reduction": reduction}
+        real = F.binary_cross_entropy_with_logits(logits, ones, **options)
+        return real + F.binary_cross_entropy_with_logits(logits, zeros, weights, **options)
 
     for x in (SMALL, LARGE, EXTREME.nan_to_num(0)):
         assert_same(lambda x, w: joined(loss(x, w)), x, x.square())
@@ -173,13 +175,13 @@ def test_binary_cross_entropy(reduction):
 def test_labels():
     table, logits = torch.randn(10, 40), torch.randn(64, 10)
     both = torch.cat([LABELS, LABELS.flip(0)])
-    assert_same(lambda a, b: torch.cat([a, b]), LABELS, LABELS.flip(0))  # whole numbers
+    assert_same(lambda a, b: torch.cat([a, b]), LABELS, LABELS.flip(0))  # integers
     assert_same_gradients(lambda t, y: F.embedding(y, t), table, both)
     assert_same_gradients(lambda x, y: x.gather(1, y.unsqueeze(1)), logits, LABELS)
-    several = LABELS.unsqueeze(1).repeat(1, 400)  # the same one: no thread may miss another's sum
-    assert_same_gradients(lambda x, y: x.gather(1, y), logits, several)
-    assert_same_gradients(lambda x, y: x.gather(-2, y.t()), logits.t(), several)
-    many = LABELS.repeat(400)  # each adds to the one column of the table
+    repeated = LABELS.unsqueeze(1).repeat(1, 400)  # equal indices: additions must not race
+    assert_same_gradients(lambda x, y: x.gather(1, y), logits, repeated)
+    assert_same_gradients(lambda x, y: x.gather(-2, y.t()), logits.t(), repeated)
+    many = LABELS.repeat(400)  # all add to the only column of the table
     assert_same_gradients(lambda t, y: F.embedding(y, t), table[:, :1], many)
     assert_same(lambda x, y: torch.ones_like(x).scatter(1, y.unsqueeze(1), 0), logits, LABELS)
 
@@ -197,8 +199,8 @@ def test_average_pooling(size):
         ((28, 28), (8, 8), (2, 2), (4, 4)),
         ((8, 12), (8, 8), (4, 4), (4, 4)),
         ((12, 8), (6, 4), (0, 4), (3, 2)),
-        ((4, 6), (4, 2), (4, 0), (2, 2)),  # patches that lie beside the image altogether
-        ((6, 6), (2, 3), (0, 0), (2, 3)),  # side by side
+        ((4, 6), (4, 2), (4, 0), (2, 2)),  # some patches lie in the padding only
+        ((6, 6), (2, 3), (0, 0), (2, 3)),  # no overlap
     ],
 )
 def test_patches(size, kernel, padding, stride):
@@ -210,17 +212,17 @@ def test_patches(size, kernel, padding, stride):
 
 
 def test_batch_norm():
-    averages = torch.randn(96), torch.rand(96)
+    running = torch.randn(96), torch.rand(96)
 
     def normalize(x, mean, variance):
         return F.batch_norm(x, mean, variance, training=True)
 
     for x in layouts(LARGE + 5):
-        assert_same(normalize, x, *averages)
+        assert_same(normalize, x, *running)
         assert_same_gradients(lambda x: normalize(x, *map(torch.zeros_like, (x[0], x[0]))), x)
 
 
-def test_a_moving_average_and_a_count():
+def test_lerp_and_an_integer_count():
     def update(average, value, weight, count):
         average.lerp_(value, weight)
         return count.add_(1)
@@ -230,7 +232,7 @@ def test_a_moving_average_and_a_count():
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99)])
 def test_adam(betas):
-    """The fused one against the textbook's, torch.optim's without any options."""
+    """The lowering of fused Adam agrees with torch.optim's unfused implementation."""
     numbers = torch.randn(3, 2, 40, 60)
     weights, gradients = numbers[0].unbind(), numbers[1].unbind()
     gradients = gradients[0], gradients[1].t().contiguous().t()
@@ -269,10 +271,10 @@ def two_layers(x, first, second):
     return joined(out, hidden.sum(0), *torch.autograd.grad(out.sum(), (first, second)))
 
 
-def test_any_number_of_threads_gives_the_same_bits():
+def test_the_result_is_bitwise_the_same_for_any_number_of_threads():
     inputs = [torch.randn(n) for n in ((64, 90), (90, 110), (110, 70))]
     inputs = [x.requires_grad_() for x in inputs]
-    run = compiler.compile_program(make_fx(two_layers)(*inputs))
+    run = codegen.compile_program(make_fx(two_layers)(*inputs))
     before = torch.get_num_threads()
     results = []
     try:
@@ -285,7 +287,7 @@ def test_any_number_of_threads_gives_the_same_bits():
     assert all(torch.equal(results[0], result) for result in results)
 
 
-def test_memory_is_used_again_but_not_while_it_is_needed():
+def test_memory_is_reused_once_it_is_no_longer_needed():
     def chain(x):
         first = x + 1
         y = first
@@ -293,12 +295,12 @@ def test_memory_is_used_again_but_not_while_it_is_needed():
             y = y * 1.1 - x
         return y + first
 
-    writer = compiler.Writer(make_fx(chain)(LARGE).graph)
-    assert writer.size <= 4 * LARGE.numel()
+    code = codegen.CodeGenerator(make_fx(chain)(LARGE).graph)
+    assert code.size <= 4 * LARGE.numel()
     assert_same(chain, LARGE)
 
 
-def test_a_result_is_a_copy():
+def test_the_result_is_a_copy():
     x = torch.randn(3, 4)
     run = compiled(lambda x: x[1], x)
     first = run(x)
@@ -315,32 +317,32 @@ def test_a_result_is_a_copy():
         (lambda x: x + 1, SMALL.double(), "tensors of torch.float64"),
         (lambda x: F.avg_pool2d(x.view(1, 6, 8), 2, 1), SMALL, "average pooling"),
         (lambda x: F.avg_pool2d(x.view(1, 6, 8), 4), SMALL, "average pooling"),
-        (lambda x: F.unfold(x.view(1, 1, 6, 8), 3, stride=2), SMALL, "patches of this kind"),
-        (lambda x: F.unfold(x.view(1, 1, 6, 8), 2, dilation=2, stride=2), SMALL, "patches"),
+        (lambda x: F.unfold(x.view(1, 1, 6, 8), 3, stride=2), SMALL, "unfold with these sizes"),
+        (lambda x: F.unfold(x.view(1, 1, 6, 8), 2, dilation=2, stride=2), SMALL, "fold or unfold"),
         (lambda x: F.batch_norm(x, x[0] + 0, x[0] + 1), SMALL, "batch norm"),
-        (lambda x: torch.addmm(x, x, x.t() @ x, alpha=2), SMALL, "addmm with factors"),
+        (lambda x: torch.addmm(x, x, x.t() @ x, alpha=2), SMALL, "addmm with alpha"),
         (lambda x: x.gather(0, torch.ones_like(x, dtype=torch.int64)), SMALL, "ones_like.*dtypes"),
-        (lambda y: torch.ones_like(y) * 1.5, LABELS, "aten.mul.Tensor makes of such dtypes"),
-        (lambda y: y / 2, LABELS, "aten.div.Tensor makes of such dtypes"),
-        (lambda x: x + SMALL, SMALL, "finds elsewhere"),
+        (lambda y: torch.ones_like(y) * 1.5, LABELS, "aten.mul.Tensor with these dtypes"),
+        (lambda y: y / 2, LABELS, "aten.div.Tensor with these dtypes"),
+        (lambda x: x + SMALL, SMALL, "not an input"),
     ],
 )
-def test_what_has_no_c_is_named(function, x, named):
-    with pytest.raises(NotImplementedError, match=f"no C is known for .*({named})"):
+def test_what_has_no_lowering_is_named(function, x, named):
+    with pytest.raises(NotImplementedError, match=f"there is no C lowering for .*({named})"):
         compiled(function, x)
 
 
-def test_an_embedding_with_padding_has_no_c():
+def test_an_embedding_with_padding_has_no_lowering():
     def gradient(table, labels):
         table = table.detach().requires_grad_()
         rows = F.embedding(labels, table, padding_idx=0)
         return torch.autograd.grad(rows, table, rows.detach())[0]
 
-    with pytest.raises(NotImplementedError, match="an embedding of this kind"):
+    with pytest.raises(NotImplementedError, match="an embedding with these options"):
         compiled(gradient, torch.randn(10, 4), LABELS)
 
 
-def test_what_the_c_compiler_says_is_passed_on(monkeypatch):
-    monkeypatch.setattr(compiler, "FLAGS", "-fno-such-flag")
+def test_the_error_message_of_the_c_compiler_is_passed_on(monkeypatch):
+    monkeypatch.setattr(codegen, "FLAGS", "-fno-such-flag")
     with pytest.raises(RuntimeError, match=r"'cc' says: .*no-such-flag"):
         compiled(lambda x: x + 17, SMALL)

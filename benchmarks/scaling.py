@@ -1,10 +1,12 @@
-"""What do several processes cost and bring? Measured points for notebook 08's cost model.
+"""What do several processes gain and cost? Measurements for notebook 08's cost model.
 
-    python tests/benchmarks/scaling.py
+    python benchmarks/scaling.py            all of it
+    python benchmarks/scaling.py --short    a few steps of everything
 
-starts itself with torchrun on 1 and on 2 processes of one thread each, trains both recipes with a
-fixed batch per process, with and without exchanging gradients, and times the sum over processes
-(all-reduce) of tensors of several sizes. The two counts take turns. Writes results/scaling.json.
+starts itself with torchrun on one and on two processes of one thread each. They train both recipes
+with a fixed batch size per process, with and without exchanging gradients, and time the all-reduce
+(the sum over processes) of tensors of several sizes. One and two processes take turns. Writes
+results/scaling.json.
 """
 
 import json
@@ -22,7 +24,10 @@ from speed import package_steps
 from torch import distributed
 
 import cgan_utils as cg
-from cgan_utils import engines, training
+from cgan_utils.engines import process_count
+from cgan_utils.engines.distributed import Distributed
+from cgan_utils.engines.eager import Eager
+from cgan_utils.models import create_networks
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 RECIPES = {"original": cg.CGANConfig.original(), "tuned": cg.CGANConfig.tuned()}
@@ -30,16 +35,16 @@ BYTES = (4, 2**14, 2**18, 2**20, 2**22, 2**24)
 
 
 def step_seconds(config, data, steps, engine_class):
-    """Seconds of one training step while all processes make theirs, the median of `steps`."""
-    engine = engine_class(training.draw_batch, cg.training_step)
-    together = engines.processes() if engine_class is engines.Distributed else 1
-    loop = package_steps(config, data, engine, config.batch_size * together)
+    """Return the median seconds of a training step while all processes run theirs."""
+    processes = process_count() if engine_class is Distributed else 1  # that share one step
+    loop = package_steps(config, data, config.batch_size * processes, engine_class)
     return median_seconds(lambda: next(loop), steps)
 
 
-def sum_seconds(size, repeats):
-    numbers = torch.zeros(size // 4)
-    return median_seconds(lambda: distributed.all_reduce(numbers), repeats)
+def all_reduce_seconds(size, repeats):
+    """Return the median seconds of an all-reduce of a float32 tensor of `size` bytes."""
+    tensor = torch.zeros(size // 4)
+    return median_seconds(lambda: distributed.all_reduce(tensor), repeats)
 
 
 def median_seconds(function, repeats):
@@ -55,33 +60,38 @@ def worker(short):
     distributed.init_process_group("gloo")
     steps, repeats = (2, 2) if short else (60, 30)
     data = cg.load_fashion_mnist("train")
-    found = {
+    measured = {
         f"{kind}_ms": {
             name: step_seconds(config, data, steps, engine_class) * 1e3
             for name, config in RECIPES.items()
         }
-        for kind, engine_class in (("apart", engines.Eager), ("together", engines.Distributed))
+        for kind, engine_class in (("apart", Eager), ("together", Distributed))
     }
-    found |= {
-        "sum_ms": {size: sum_seconds(size, repeats) * 1e3 for size in BYTES},
-    }
+    measured["sum_ms"] = {size: all_reduce_seconds(size, repeats) * 1e3 for size in BYTES}
     if distributed.get_rank() == 0:
-        print("FOUND", json.dumps(found))
+        print("MEASURED", json.dumps(measured))
     distributed.destroy_process_group()
 
 
 def run(processes, short):
-    """What the first of `processes` workers found."""
+    """Start `processes` workers and return what the first of them measured."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), __file__, *["--short"] * short]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    return json.loads(line.removeprefix("FOUND"))
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("MEASURED")]
+    return json.loads(line.removeprefix("MEASURED"))
+
+
+def gradient_bytes(config):
+    """Return the bytes of each network's gradients, float32."""
+    generator, discriminator, _ = create_networks(config)
+    networks = {"Generator": generator, "Discriminator": discriminator}
+    return {name: 4 * sum(p.numel() for p in n.parameters()) for name, n in networks.items()}
 
 
 def main(output: Path = RESULTS, short: bool = False):
-    """Measure and write the results; --short only looks whether everything runs."""
+    """Measure and write the results; --short only checks that everything runs."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         worker(short)
         return
@@ -96,13 +106,7 @@ def main(output: Path = RESULTS, short: bool = False):
             for kind in ("apart_ms", "together_ms")
         },
         "sum_ms": {size: best(2, "sum_ms", str(size)) for size in BYTES},
-        "gradient_bytes": {
-            name: {
-                network.__name__: 4 * sum(p.numel() for p in network(config).parameters())
-                for network in (cg.Generator, cg.Discriminator)
-            }
-            for name, config in RECIPES.items()
-        },
+        "gradient_bytes": {name: gradient_bytes(config) for name, config in RECIPES.items()},
         "batch_size": {name: config.batch_size for name, config in RECIPES.items()},
         "machine": machine("cpu") | {"threads": 1, "cores": os.cpu_count()},
     }

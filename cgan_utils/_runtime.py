@@ -1,0 +1,123 @@
+"""Where a run takes place: folders, files, device, random seeds, interrupts."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+import uuid
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def project_folder():
+    """The README's folder in a clone; for a package installed elsewhere, the working folder."""
+    clone = Path(__file__).resolve().parents[1]
+    return clone if (clone / "pyproject.toml").exists() else Path.cwd()
+
+
+def data_folder() -> Path:
+    """Return the dataset's folder: CGAN_DATA_DIR if set, else data/ beside the README."""
+    return Path(os.environ.get("CGAN_DATA_DIR") or project_folder() / "data")
+
+
+def runs_folder() -> Path:
+    """Return the folder of checkpoints and images: CGAN_RUNS_DIR, else runs/ beside the README.
+
+    The folder is created if it does not exist.
+    """
+    folder = Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def make_writable(folder):
+    """Create the folder if need be; raise OSError unless files can be written to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def write_atomically(path, write):
+    """Call `write(file)` on a binary file that appears at `path` whole or not at all.
+
+    The file is written beside its final name, flushed to the disk, then renamed, so that an
+    interruption at any moment leaves the previous file or the new one. Missing folders are
+    created; returns the path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device: "auto" is CUDA if there is one, else the CPU; other names are checked.
+
+    Raises TypeError or ValueError for a name torch does not know or a device that is not there.
+    """
+    if isinstance(device, torch.device):
+        device = str(device)
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a name such as 'auto', 'cpu' or 'cuda'; got {device!r}")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be 'auto', 'cpu' or a device this machine has; got {device!r} ({reason})"
+        ) from error
+
+
+def make_rng(seed, *purpose, device="cpu"):
+    """Return a torch.Generator that is independent for each seed and purpose (whole numbers).
+
+    torch's CPU generator keeps only 32 bits of a seed, so seeds cannot simply be added up;
+    numpy's SeedSequence mixes them.
+    """
+    mixed = np.random.SeedSequence([seed, *purpose]).generate_state(1).item()
+    return torch.Generator(device).manual_seed(mixed)
+
+
+@contextlib.contextmanager
+def seeded(seed, *purpose):
+    """Replace the CPU's global random state by that of `make_rng` for a while."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(make_rng(seed, *purpose).get_state())
+        yield
+
+
+@contextlib.contextmanager
+def deferred_interrupts():
+    """Yield a list that records the first Ctrl-C; a second one raises KeyboardInterrupt.
+
+    A program that handles Ctrl-C in its own way keeps its handler.
+    """
+    noted = []
+
+    def note(number, _):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

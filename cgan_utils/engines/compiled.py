@@ -1,0 +1,36 @@
+"""The step as one C program, on the CPU."""
+
+import copy
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from .codegen import compile_program
+from .traced import Traced, reading_schedule, scheduled_numbers, tensors_of
+
+
+class Compiled(Traced):
+    """Run the whole step, both updates included, as one compiled program.
+
+    torch.fx traces which operations the step starts, backward passes included; `codegen` writes
+    them as C. What is left is one function without modules, autograd or checks.
+    """
+
+    kind = "compiled"
+
+    def record(self, state, data, batch):
+        model = copy.deepcopy(state)  # tracing runs the step once, for real
+        numbers = {name: torch.tensor(float(v)) for name, v in scheduled_numbers(state).items()}
+        inputs = self.sample(model, data, batch)
+        with reading_schedule(model, numbers) as view:
+            program = make_fx(lambda *_: self.step(view, *inputs))(
+                *tensors_of(model), *numbers.values(), *inputs
+            )
+        compiled = compile_program(program)
+        tensors = tensors_of(state)
+
+        def run(state, data, batch):
+            numbers = [torch.tensor(float(v)) for v in scheduled_numbers(state).values()]
+            return compiled(*tensors, *numbers, *self.sample(state, data, batch))
+
+        return run

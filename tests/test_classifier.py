@@ -1,0 +1,83 @@
+"""The evaluation classifier: how it is trained, checked and kept."""
+
+import importlib.util
+import inspect
+import sys
+
+import pytest
+import torch
+
+import cgan_utils as cg
+from cgan_utils import classifier as module
+from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
+from cgan_utils.evaluation import gan_test
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_classifier_is_accurate_and_kept(monkeypatch):
+    classifier = cg.load_classifier("cpu", progress=False)
+    images, labels = real_images("test", CPU)
+    assert gan_test(classifier, images, labels)["gan_test"] >= MIN_ACCURACY
+    monkeypatch.setattr(module, "train_classifier", None)  # another training would fail
+    again = cg.load_classifier("cpu")
+    with torch.no_grad():
+        assert torch.equal(again(images[:100]), classifier(images[:100]))
+
+
+def test_a_poor_classifier_is_refused_and_a_damaged_one_trained_again(tmp_path, monkeypatch):
+    trained = []
+
+    def train_one(images, labels, progress):
+        trained.append(len(images))
+        return Classifier().eval()
+
+    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "train_classifier", train_one)
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError, match=r"accuracy on real test images is 0\.\d+, below"):
+            cg.load_classifier("cpu")
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:1000])
+        assert trained == [60_000] * attempt
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "Classifier",
+        "train_classifier",
+        "_untrained",
+        "real_images",
+        "normalize",
+        "make_rng",
+        "seeded",
+    ],
+)
+def test_a_kept_file_is_named_after_the_code_that_decides_its_weights(changed, monkeypatch):
+    source_of = inspect.getsource
+    monkeypatch.setattr(
+        inspect, "getsource", lambda part: source_of(part) + "#" * (part.__name__ == changed)
+    )
+    spec = importlib.util.spec_from_file_location("cgan_utils.edited", module.__file__)
+    edited = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, edited)  # inspect finds the class through it
+    spec.loader.exec_module(edited)
+    assert module._kept_at(1, CPU).name != edited._kept_at(1, CPU).name
+
+
+def test_a_kept_file_is_named_after_the_number_of_images_and_the_device():
+    kept = {module._kept_at(n, torch.device(d)) for n in (1, 2) for d in ("cpu", "cuda")}
+    assert len(kept) == 4
+
+
+def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
+    images, labels = (part[:512] for part in real_images("test", CPU))
+    before = torch.get_rng_state()
+    first, second, other = (
+        cg.train_classifier(images, labels, seed, epochs=1, progress=False) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert torch.equal(torch.get_rng_state(), before)

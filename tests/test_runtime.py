@@ -1,0 +1,58 @@
+"""Folders, devices and random numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import cgan_utils as cg
+from cgan_utils._runtime import make_rng, seeded
+
+
+def test_folders_lie_beside_the_readme_wherever_one_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("CGAN_DATA_DIR", raising=False)
+    monkeypatch.delenv("CGAN_RUNS_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    clone = Path(__file__).parents[1]
+    assert (clone / "README.md").exists()
+    assert (cg.data_folder(), cg.runs_folder()) == (clone / "data", clone / "runs")
+    monkeypatch.setenv("CGAN_DATA_DIR", str(tmp_path / "d"))
+    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path / "r"))
+    assert (cg.data_folder(), cg.runs_folder()) == (tmp_path / "d", tmp_path / "r")
+    assert (tmp_path / "r").is_dir()  # ready for a image
+
+
+def test_choose_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cg.choose_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cg.choose_device("auto") == torch.device("cpu")
+    assert cg.choose_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "error"), [("gpu", ValueError), ("cuda:99", ValueError), (0, TypeError)]
+)
+def test_bad_devices_are_named(device, error):
+    with pytest.raises(error, match="device"):
+        cg.choose_device(device)
+
+
+def test_make_rngs_differ_by_seed_and_by_purpose():
+    def draw(*key):
+        return tuple(torch.rand(4, generator=make_rng(*key)).tolist())
+
+    keys = [(seed, *purpose) for seed in range(5) for purpose in ((0,), (1,), (2, 0), (2, 1))]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert draw(3, 1) == draw(3, 1)
+
+
+def test_seeded_numbers_repeat_and_the_callers_go_on():
+    before = torch.get_rng_state()
+    drawn = []
+    for purpose in (1, 1, 2):
+        with seeded(5, purpose):
+            drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1] == torch.rand(4, generator=make_rng(5, 1)).tolist()
+    assert drawn[0] != drawn[2]
+    assert torch.equal(torch.get_rng_state(), before)
