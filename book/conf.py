@@ -17,7 +17,7 @@ project = html_title = "A conditional GAN"
 author = "its contributors"
 extensions = ["myst_nb"]
 root_doc = "README"
-include_patterns = ["README.md", "book/glossary.md", "notebooks/**.ipynb"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "book/glossary.md", "notebooks/**.ipynb"]
 exclude_patterns = [".*", "data", "runs", "site", "**/.ipynb_checkpoints"]
 
 html_theme = "sphinx_book_theme"
@@ -26,13 +26,13 @@ html_static_path, html_css_files = ["static"], ["book.css"]
 html_math_renderer = "mathml"
 html_show_copyright = False
 nb_execution_mode = "off"  # the pages show the outputs as committed
-nb_ipywidgets_js = {}  # would come from a CDN, and without a kernel there is nothing to move
+nb_ipywidgets_js = {}  # these scripts would come from a CDN, and widgets need a kernel anyway
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 
 def prepare_source(app, docname, content):
-    """What a page of the book has and its file in the repository lacks."""
+    """Add to a page's source what only the book needs."""
     if docname == root_doc:
         content[0] += (BOOK / "contents.md").read_text(encoding="utf-8")
     elif docname.startswith("notebooks/"):
@@ -42,8 +42,10 @@ def prepare_source(app, docname, content):
 
 
 def with_alternative_texts(notebook):
-    """myst-nb takes a picture's alternative text from the cell; the notebooks store it, as Jupyter
-    does, with the picture."""
+    """Copy each image's alternative text to its cell.
+
+    Jupyter stores the text with the image, where the notebooks have it; myst-nb reads the cell.
+    """
     notebook = json.loads(notebook)
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -53,13 +55,13 @@ def with_alternative_texts(notebook):
 
 
 def link_to_notebook(match):
-    """The words themselves as long as there is no such notebook."""
+    """Return a link to the notebook, or the text unchanged if it does not exist."""
     found = sorted((BOOK.parent / "notebooks").glob(f"{match[1]}_*.ipynb"))
     return f"([notebook {match[1]}](../notebooks/{found[0].name}))" if found else match[0]
 
 
 def write_mathml(self, node):
-    """Browsers draw MathML themselves: no script, no fonts to load."""
+    """Write a formula as MathML, which browsers render without a script or fonts to load."""
     tag, display = ("div", "block") if isinstance(node, math_block) else ("span", "inline")
     formula = convert(node.astext(), display=display)
     self.body.append(f'<{tag} class="math">{formula}</{tag}>')
