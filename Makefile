@@ -9,7 +9,7 @@ ACTIVE := $(firstword $(VIRTUAL_ENV) $(CONDA_PREFIX))
 HAS_PACKAGE := $(if $(ACTIVE),$(shell $(ACTIVE)/bin/python -I -c "from importlib.util import \
 find_spec as f; s = f('cgan_utils'); \
 print(bool(s and s.origin.startswith('$(CURDIR)/') and \
-all(map(f, ('jupyterlab', 'myst_nb', 'nbval', 'playwright')))))"))
+all(map(f, ('jupyterlab', 'myst_nb', 'nbval', 'playwright', 'xdist')))))"))
 ifeq ($(HAS_PACKAGE),True)
 BIN := $(ACTIVE)/bin
 setup:
@@ -37,8 +37,10 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 	@echo; echo "Results:"; ls -1 runs/*.ipynb runs/*.pt runs/*.png
 	@echo; echo "'make lab' opens the notebooks in JupyterLab."
 
+# Two processes of one thread each: much of the work, importing PyTorch above all, has one thread.
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 3600 tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
+	    --nbval-cell-timeout 3600 tests notebooks
 
 QUICK := not slow and not process and not book and not browser
 test-quick: setup  ## the core's tests, under 30 seconds: no classifier, processes, book or browser

@@ -118,7 +118,7 @@ def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
             part.load_state_dict(contents[name])
         for name in ("step", "stats", "history", "engine"):
             setattr(state, name, contents[name])
-        if contents["device"] == state.device.type:  # another device draws other numbers anyway
+        if contents["device"] == state.device.type:  # another device samples other noise anyway
             state.rng.set_state(contents["rng"].cpu())
     except Exception as error:
         raise ValueError(f"path: {path} is not a whole cgan_utils checkpoint ({error})") from error

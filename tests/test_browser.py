@@ -164,7 +164,7 @@ def page(request, browser):
     assert asked and not [url for url in asked if not url.startswith(("file:", "data:"))]
 
 
-def test_the_landing_page_shows_its_picture(page, book):
+def test_the_landing_page_shows_its_image(page, book):
     page.goto((book / "index.html").as_uri())
     hero = page.get_by_alt_text("Ten classes of clothes").first
     expect(hero).to_be_visible()

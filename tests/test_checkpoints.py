@@ -110,8 +110,8 @@ def test_a_new_run_takes_the_place_of_an_older_and_longer_one(tiny_config, tiny_
 
     train(epochs=5, seed=0)
     train(epochs=1, seed=1)
-    newest = cg.load_checkpoint(latest_checkpoint(tmp_path))
-    assert (newest.seed, newest.step) == (1, 4)
+    latest = cg.load_checkpoint(latest_checkpoint(tmp_path))
+    assert (latest.seed, latest.step) == (1, 4)
     train(epochs=2, seed=1)
     assert sorted(os.listdir(tmp_path)) == ["step-000000004.pt", "step-000000008.pt"]
 
@@ -214,8 +214,8 @@ for kill in range(kills):
     time.sleep(random.uniform(0.02, 0.12))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    newest = latest_checkpoint(folder)
-    steps.append(cg.load_checkpoint(newest).step if newest else 0)
+    latest = latest_checkpoint(folder)
+    steps.append(cg.load_checkpoint(latest).step if latest else 0)
 assert steps == sorted(steps), steps  # nothing that was saved is lost
 interrupted, whole = train(folder), train(folder + "-whole")
 for part in ("generator", "discriminator"):

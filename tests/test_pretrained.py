@@ -14,7 +14,7 @@ RECIPES = ("original", "tuned")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_class_grid_is_the_stored_picture(recipe):
+def test_class_grid_is_the_stored_image(recipe):
     """Stored when the generator was: one row per class, the same ten z in each."""
     stored = plt.imread(Path(__file__).parent / "pretrained_grids" / f"{recipe}.png")  # 0 to 1
     images = torch.from_numpy(stored).view(10, 28, 10, 28).transpose(1, 2).reshape(100, 1, 28, 28)

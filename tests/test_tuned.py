@@ -223,7 +223,7 @@ def test_conditional_batch_norm_starts_as_plain_batch_norm():
 
 @pytest.mark.parametrize("conditional_batch_norm", [False, True])
 def test_patch_decoder_by_hand(conditional_batch_norm):
-    """Drawn one place after the other, on a canvas with room around the image."""
+    """One place after the other, on a canvas with room around the image."""
     config = OFF.replace(image_shape=(3, 6, 8), conditional_batch_norm=conditional_batch_norm)
     patches = randomized(tuned.PatchDecoder(config))
     h, inputs = torch.randn(5, 256), torch.randn(5, 110)
