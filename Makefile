@@ -39,8 +39,8 @@ run: setup  ## set up, then train and sample: notebooks 01 to 04, results in run
 
 # Two processes of one thread each: much of the work, importing PyTorch above all, has one thread.
 test: setup lint  ## set up, then everything: lint, unit tests, every notebook against its outputs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
-	    --nbval-cell-timeout 3600 tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    --nbval --nbval-current-env --nbval-cell-timeout 3600 notebooks tests
 
 QUICK := not slow and not process and not book and not browser
 test-quick: setup  ## the core's tests, under 30 seconds: no classifier, processes, book or browser

@@ -1,8 +1,8 @@
-"""Execute notebooks from start to end, as a reader does, and show how they get on.
+"""Execute notebooks from start to end, as a reader does, and print their progress.
 
-python notebooks/execute.py                       all of them, in place, outputs committed
+python notebooks/execute.py                       all of them, in place; commit the outputs
 python notebooks/execute.py solutions/01          the solutions of 01, in place
-python notebooks/execute.py --output runs 01 02   those two; executed copies go to runs/
+python notebooks/execute.py --output runs 01 02   these two; executed copies go to runs/
 """
 
 import argparse
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 class EchoingClient(NotebookClient):
-    """Prints what cells print while they run."""
+    """A client that prints what cells print, while they run."""
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
@@ -26,7 +26,7 @@ class EchoingClient(NotebookClient):
 
 
 def execute(path):
-    """The notebook at `path`, executed in its own folder, counts 1..n, volatile metadata gone."""
+    """Execute the notebook at `path` in its own folder and return it normalised."""
     notebook = nbformat.read(path, as_version=4)
     client = EchoingClient(
         notebook,
@@ -42,7 +42,7 @@ def execute(path):
 
 
 def normalize(notebook):
-    """Keep what identifies the notebook; drop what differs between two runs or machines."""
+    """Drop metadata that differs between runs or machines; number the cells."""
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for index, cell in enumerate(notebook.cells):
@@ -50,7 +50,7 @@ def normalize(notebook):
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
         for output in cell.get("outputs", ()):
-            if output.output_type == "stream":  # a progress bar that erased itself leaves blanks
+            if output.output_type == "stream":  # an erased progress bar leaves blanks
                 output.text = re.sub(r" *\r$", "", output.text)
 
 
