@@ -22,6 +22,8 @@ from cgan_utils.evaluation import METRICS
 from cgan_utils.models import create_networks
 from cgan_utils.sampling import generator_of
 
+pytestmark = pytest.mark.slow  # runs the benchmarks in short
+
 
 def test_the_limit_counts_every_product_of_a_step():
     config = cg.CGANConfig.original()

@@ -12,6 +12,8 @@ from cgan_utils import classifier as module
 from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
 from cgan_utils.evaluation import gan_test
 
+pytestmark = pytest.mark.slow  # trains classifiers
+
 CPU = torch.device("cpu")
 
 

@@ -16,6 +16,8 @@ from cgan_utils import evaluation
 from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
 from cgan_utils.evaluation import METRIC_IMAGES, METRICS, gan_test
 
+pytestmark = pytest.mark.slow  # measures thousands of images
+
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 ORIGINAL = cg.CGANConfig.original()
 CPU = torch.device("cpu")

@@ -19,6 +19,8 @@ import torchvision
 
 from cgan_utils import data_folder, fashion_mnist, load_fashion_mnist
 
+pytestmark = pytest.mark.slow  # reads and writes the dataset's files many times
+
 NAMES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

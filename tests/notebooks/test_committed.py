@@ -14,6 +14,8 @@ import pytest
 
 import cgan_utils as cg
 
+pytestmark = pytest.mark.slow  # reads all notebooks
+
 CLONE = Path(__file__).resolve().parents[2]
 RESULTS = CLONE / "benchmarks" / "results"
 NOTEBOOKS = sorted((CLONE / "notebooks").glob("*.ipynb"))
