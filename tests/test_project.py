@@ -17,6 +17,8 @@ import yaml
 
 import cgan_utils as cg
 
+pytestmark = pytest.mark.slow  # reads every file of the project
+
 CLONE = Path(__file__).resolve().parents[1]
 PACKAGE = CLONE / "cgan_utils"
 PYPROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))

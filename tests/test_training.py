@@ -383,6 +383,7 @@ def test_checkpoints_that_cannot_be_loaded_do_not_hide_it(tiny_config, tiny_data
         quiet_train(tiny_config, tiny_data, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 3, 4)])
 def test_training_obeys_its_labels_on_a_set_that_cannot_be_misread(shape):
     """Class k is one grey level: after training, the mean brightness must follow the label."""
