@@ -241,6 +241,7 @@ TESTS = {
     "_runtime": ["runtime", "checkpoints", "training"],
     "checkpoints": ["checkpoints", "tuned"],
     "models": ["models", "training"],
+    "sampling": ["sampling", "tuned"],
     "state": ["training", "tuned"],
     "training": ["training", "engines"],
     "tuned": ["tuned", "engines"],
