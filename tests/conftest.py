@@ -58,3 +58,11 @@ def tiny_data(tiny_config):
     numbers = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (54, 1, 8, 8), dtype=torch.uint8, generator=numbers)
     return cg.LabelledImages(images, torch.arange(54) % 3, tiny_config.classes)
+
+
+@pytest.fixture
+def batch(tiny_config, tiny_data):
+    """images, labels, z, fake_labels of one step; real and fake labels differ everywhere."""
+    images, labels = cg.normalize(tiny_data.images[:16]), tiny_data.labels[:16]
+    z = cg.sample_latent(16, tiny_config.latent_dim, seed=1)
+    return images, labels, z, (labels + 1) % 3

@@ -21,14 +21,6 @@ def state(tiny_config):
     return cg.TrainingState.create(tiny_config, seed=0)
 
 
-@pytest.fixture
-def batch(tiny_config, tiny_data):
-    """images, labels, z, fake_labels of one step; real and fake labels differ everywhere."""
-    images, labels = cg.normalize(tiny_data.images[:16]), tiny_data.labels[:16]
-    z = cg.sample_latent(16, tiny_config.latent_dim, seed=1)
-    return images, labels, z, (labels + 1) % 3
-
-
 def quiet_train(*args, **kwargs):
     return cg.train(*args, progress=False, device="cpu", **kwargs)
 

@@ -30,14 +30,6 @@ def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.fixture
-def batch(tiny_config, tiny_data):
-    """images, labels, z, fake_labels of one step; real and fake labels differ everywhere."""
-    images, labels = cg.normalize(tiny_data.images[:16]), tiny_data.labels[:16]
-    z = cg.sample_latent(16, tiny_config.latent_dim, seed=1)
-    return images, labels, z, (labels + 1) % 3
-
-
 SIZES = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim", "epochs")
 
 
