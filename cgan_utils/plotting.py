@@ -29,26 +29,60 @@ def show(figure: Figure, alt: str, colours: int | None = 256) -> None:
     """Show a figure with alternative text, for screen readers and for readers of the plain text.
 
     colours: at most 256; fewer make a notebook with many figures smaller, and 32 still look nearly
-    the same. None keeps all colours, as a colour scale needs. Raises ValueError without a text.
+    the same. None keeps pale colours apart from grey, as a colour scale needs. Raises ValueError
+    without a text.
     """
-    if not isinstance(alt, str) or not alt.strip():
-        raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
+    _show_png(_reduce_colours(_as_png(figure), colours), alt)
+
+
+def show_animation(figures: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
+    """Show grey figures of one size one after the other, again and again, with alternative text.
+
+    The result is an animated PNG, which plays wherever a notebook is shown; a viewer that cannot
+    play it shows the last figure.
+    """
+    frames = [Image.open(_reduce_colours(_as_png(figure), 12)).convert("L") for figure in figures]
+    png = io.BytesIO()
+    frames[-1].save(
+        png,
+        format="PNG",
+        save_all=True,
+        default_image=True,
+        append_images=frames,
+        duration=[*[1000 * seconds] * (len(frames) - 1), 3000 * seconds],
+        loop=0,
+    )
+    _show_png(png, alt)
+
+
+def _as_png(figure):
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
-    if colours is not None:
-        png = _reduce_colours(png, colours)
+    return png
+
+
+def _show_png(png, alt):
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
     bundle = {"image/png": png.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def _reduce_colours(png, count):
-    """Return a PNG with at most this many colours; those that are nearly grey become grey."""
-    image = Image.open(png).convert("RGB").quantize(count, Image.Quantize.MAXCOVERAGE)
-    palette = np.array(image.getpalette()).reshape(-1, 3)
-    nearly_grey = np.ptp(palette, axis=1) < 40  # quantize leaves a tint in them
-    palette[nearly_grey] = palette[nearly_grey].mean(axis=1, keepdims=True)
-    image.putpalette(palette.flatten().tolist())
+    """Return a PNG with at most this many colours; those that are nearly grey become grey.
+
+    With None instead of a number, there are 256 colours, and all keep their tint.
+    """
+    image = Image.open(png).convert("RGB")
+    if count is None:
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    else:
+        image = image.quantize(count, Image.Quantize.MAXCOVERAGE)
+        palette = np.array(image.getpalette()).reshape(-1, 3)
+        nearly_grey = np.ptp(palette, axis=1) < 40  # quantize leaves a tint in them
+        palette[nearly_grey] = palette[nearly_grey].mean(axis=1, keepdims=True)
+        image.putpalette(palette.flatten().tolist())
     smaller = io.BytesIO()
     image.save(smaller, format="png", optimize=True)
     return smaller
@@ -107,7 +141,10 @@ def plot_training_run(
         losses.plot(healthy_steps, healthy_means["loss_g"], color=COLOUR_G, **dashed)
         probabilities.plot(healthy_steps, healthy_means["d_real"], color=COLOUR_D, **dashed)
         probabilities.plot(healthy_steps, healthy_means["d_fake"], color=COLOUR_G, **dashed)
-    _plot_stats(losses, probabilities, steps, means, markersize=2)
+    style = {"markersize": 2}
+    _plot_loss(losses, steps, means["loss_d"], "D", style)
+    _plot_loss(losses, steps, means["loss_g"], "G", style)
+    _plot_probabilities(probabilities, steps, means, style)
     for axes in (losses, probabilities):
         axes.set(xlabel="step" if healthy is None else "step (dashed: the healthy run)")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
@@ -153,17 +190,24 @@ def plot_images(images: Tensor, titles: Sequence[str], columns: int = 8) -> Figu
     return figure
 
 
-def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Plot the losses (left) and D's outputs (right) per epoch, with the values of a guessing D.
+def plot_history(
+    history: Mapping[str, Sequence[float]], every: int = 1, unit: str = "epoch"
+) -> Figure:
+    """Plot D's loss, G's loss and D's outputs, each with the value of a D that only guesses.
 
-    history: loss_d, loss_g, d_real, d_fake, each with one value per epoch.
+    history: loss_d, loss_g, d_real, d_fake, each with one value per `every` units, such as
+    `TrainingState.history` with one per epoch.
     """
-    epochs = range(1, len(history["loss_d"]) + 1)
-    figure, (losses, probabilities) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _plot_stats(losses, probabilities, epochs, history)
-    for axes in (losses, probabilities):
-        axes.set(xlabel="epoch")
-        axes.legend(fontsize=9)
+    x = [every * (i + 1) for i in range(len(history["loss_d"]))]
+    style = {"markersize": 4 if len(x) <= 40 else 0}
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    loss_d, loss_g, probabilities = panels
+    _plot_loss(loss_d, x, history["loss_d"], "D", style)
+    _plot_loss(loss_g, x, history["loss_g"], "G", style)
+    _plot_probabilities(probabilities, x, history, style)
+    for axes in panels:
+        axes.set(xlabel=unit)
+        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -251,21 +295,22 @@ def _add_grid(figure, images, classes, dots, left=0, bottom=0):
     return axes
 
 
-def _plot_stats(losses, probabilities, x, values, **style):
-    """Plot both losses and both outputs of D, each with the value of a D that only guesses."""
-    losses.plot(x, values["loss_d"], "o-", color=COLOUR_D, label="loss of D", **style)
-    losses.plot(x, values["loss_g"], "s-", color=COLOUR_G, label="loss of G", **style)
-    losses.axhline(2 * math.log(2), color=COLOUR_D, linestyle=":", label="D guesses: 2 ln 2")
-    losses.axhline(math.log(2), color=COLOUR_G, linestyle=":", label="D guesses: ln 2")
-    losses.set(ylabel="loss (nats)", ylim=(0, None))
-    probabilities.plot(
-        x, values["d_real"], "o-", color=COLOUR_D, label="D(x), real images", **style
-    )
-    probabilities.plot(
-        x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style
-    )
-    probabilities.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
-    probabilities.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
+def _plot_loss(axes, x, values, network, style):
+    """Plot the loss of "D" or "G", and what it is when D only guesses."""
+    colour, marker, label, guess = {
+        "D": (COLOUR_D, "o-", "2 ln 2", 2 * math.log(2)),
+        "G": (COLOUR_G, "s-", "ln 2", math.log(2)),
+    }[network]
+    axes.plot(x, values, marker, color=colour, label=f"loss of {network}", **style)
+    axes.axhline(guess, color=colour, linestyle=":", label=f"D guesses: {label}")
+    axes.set(ylabel="loss (nats)", ylim=(0, None))
+
+
+def _plot_probabilities(axes, x, values, style):
+    axes.plot(x, values["d_real"], "o-", color=COLOUR_D, label="D(x), real images", **style)
+    axes.plot(x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style)
+    axes.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
+    axes.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
 
 
 def _means_of_50(stats):

@@ -69,3 +69,8 @@ class TrainingState:
     def epoch(self) -> int:
         """Whole epochs trained so far."""
         return len(self.history.get("loss_d", ()))
+
+    def shuffled(self, count: int, epoch: int = 0) -> torch.Tensor:
+        """Return the order of an epoch's `count` images: a permutation, int64 (count,)."""
+        order = torch.randperm(count, generator=make_rng(self.seed, ORDER, epoch))
+        return order.to(self.device)

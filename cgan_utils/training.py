@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ._checks import check_count, check_type
-from ._runtime import choose_device, deferred_interrupts, make_rng, make_writable
+from ._runtime import choose_device, deferred_interrupts, make_writable
 from .checkpoints import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import STATS, CGANConfig
 from .data import LabelledImages, normalize
 from .engines import ENGINES, make_engine, process_count
-from .state import ORDER, TrainingState
+from .state import TrainingState
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -239,9 +239,9 @@ class _Interrupted(Exception):
 
 def _batches(state, data, epoch):
     """The indices of an epoch's batches, shuffled anew for each epoch."""
-    order = torch.randperm(len(data), generator=make_rng(state.seed, ORDER, epoch))
+    order = state.shuffled(len(data), epoch)
     order = order[: len(data) // process_count() * process_count()]  # equal shares
-    return order.to(state.device).split(state.config.batch_size * process_count())
+    return order.split(state.config.batch_size * process_count())
 
 
 def _progress_bar(done, total, progress):

@@ -74,15 +74,38 @@ def test_history_is_plotted_with_the_values_of_a_guessing_discriminator():
         "d_real": [0.6, 0.5],
         "d_fake": [0.4, 0.5],
     }
-    losses, probabilities = cg.plot_history(history).axes
+    loss_d, loss_g, probabilities = cg.plot_history(history, every=25, unit="step").axes
     heights = {
-        line.get_label(): list(line.get_ydata()) for line in losses.lines + probabilities.lines
+        line.get_label(): list(line.get_ydata())
+        for line in (*loss_d.lines, *loss_g.lines, *probabilities.lines)
     }
     assert heights["loss of D"] == [1.0, 1.2] and heights["loss of G"] == [0.9, 0.8]
     assert heights["D guesses: 2 ln 2"] == pytest.approx([1.386294, 1.386294])
     assert heights["D guesses: ln 2"] == pytest.approx([0.693147, 0.693147])
     assert heights["D(x), real images"] == [0.6, 0.5]
-    assert list(losses.lines[0].get_xdata()) == [1, 2]
+    assert heights["D(G(z)), generated"] == [0.4, 0.5]
+    assert [len(axes.lines) for axes in (loss_d, loss_g, probabilities)] == [2, 2, 3]
+    assert list(loss_d.lines[0].get_xdata()) == [25, 50]
+
+
+def test_an_animation_plays_each_figure_once_and_shows_the_last_where_nothing_plays(displayed):
+    greys = torch.tensor([-1.0, 0.0, 1.0])
+    images = greys[:, None, None, None, None].expand(-1, 3, 1, 8, 8)
+    figures = [cg.plot_class_grid(grid, CLASSES) for grid in images]
+    plotting.show_animation(figures, "from black over grey to white", seconds=0.5)
+    ((bundle, options),) = displayed
+    assert options["metadata"]["image/png"]["alt"] == "from black over grey to white"
+    animation = Image.open(io.BytesIO(bundle["image/png"]))
+    assert animation.n_frames == 4 and animation.info["loop"] == 0
+
+    def middle(frame):
+        animation.seek(frame)
+        image = animation.convert("L")
+        return image.getpixel((image.width - 50, image.height // 2))
+
+    assert [middle(frame) for frame in range(4)] == pytest.approx([255, 0, 128, 255], abs=3)
+    animation.seek(1)
+    assert animation.info["duration"] == 500
 
 
 def test_training_run_plots_means_of_50_steps_the_healthy_run_and_the_grid():
@@ -104,7 +127,8 @@ def test_training_run_plots_means_of_50_steps_the_healthy_run_and_the_grid():
     dashed = [line for axes in (losses, probabilities) for line in axes.lines if line.is_dashed()]
     heights = [line.get_ydata()[0] for line in dashed if line.get_linestyle() == "--"]
     assert heights == [1024.5, 1124.5, 1224.5, 1324.5]
-    assert list(losses.lines[-3].get_xdata()) == [25, 75]
+    (loss_g,) = [line for line in losses.lines if line.get_label() == "loss of G"]
+    assert list(loss_g.get_xdata()) == [25, 75]
     greys = grid.images[0].get_array()
     assert [greys[6 + 10 * (i // 2), 6 + 10 * (i % 2), 0] for i in range(6)] == pytest.approx(
         torch.linspace(0, 1, 6).tolist(), abs=1e-6
