@@ -27,7 +27,7 @@ html_math_renderer = "mathml"
 html_show_copyright = False
 nb_execution_mode = "off"  # the pages show the outputs as committed
 nb_ipywidgets_js = {}  # these scripts would come from a CDN, and widgets need a kernel anyway
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "html_image"]  # <img width="...">
 myst_heading_anchors = 3
 
 

@@ -1,0 +1,458 @@
+"""The diagrams of the notebooks: run `python notebooks/images/diagrams.py` to draw them again.
+
+Each function returns one diagram; its places and sizes are in inches, y downwards from the top.
+All are as wide as a page of the book shows them, and legible on a phone.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+import cgan_utils as cg
+
+WIDTH, DPI, SIZE = (
+    5.5,
+    200,
+    10.5,
+)  # inches, pixels per inch, points of the smallest text
+
+# The colours of all figures (Okabe & Ito 2008) for D, G and real images, and greys; paler ones
+# fill boxes, darker ones are for text.
+D, G, REAL, GREY, PALE_GREY, DARK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#767676",
+    "#CCCCCC",
+    "#222222",
+)
+PALE = {D: "#DCEBF5", G: "#FBE7DB", REAL: "#DDF2EB", GREY: "#F1F1F1"}
+DARKER = {D: "#005C91", G: "#A84A00"}
+
+
+def canvas(height):
+    """Return an empty figure and its axes, which have inches as unit and no visible parts."""
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    axes.axis("off")
+    return figure, axes
+
+
+def write(
+    axes, x, y, text, size=SIZE, ha="center", va="center", color=DARK, **style
+):
+    axes.text(x, y, text, fontsize=size, ha=ha, va=va, color=color, **style)
+
+
+def box(axes, x, y, width, height, text, color=GREY, line=1.2, **style):
+    """Draw a rounded box around its middle (x, y), with the text in it."""
+    corner = x - width / 2, y - height / 2
+    rounded = "round,pad=0,rounding_size=0.07"
+    axes.add_patch(
+        FancyBboxPatch(
+            corner,
+            width,
+            height,
+            rounded,
+            facecolor=PALE[color],
+            edgecolor=color,
+            linewidth=line,
+        )
+    )
+    write(axes, x, y, text, **style)
+
+
+def arrow(axes, start, end, color=DARK, dashed=False):
+    style = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 12,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    style |= {
+        "color": color,
+        "linewidth": 1.4,
+        "linestyle": (0, (3, 1.6)) if dashed else "-",
+    }
+    axes.add_patch(FancyArrowPatch(start, end, **style))
+
+
+def image(axes, x, y, width, pixels):
+    """Draw an image, float (1, 28, 28) in [-1, 1], around its middle (x, y)."""
+    extent = (x - width / 2, x + width / 2, y + width / 2, y - width / 2)
+    axes.imshow(
+        pixels[0].numpy(),
+        "gray",
+        vmin=-1,
+        vmax=1,
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+@functools.cache
+def sandals():
+    """Return a real sandal, and three that the tuned generator generates: (1, 28, 28) each."""
+    data = cg.load_fashion_mnist("train")
+    real = cg.normalize(
+        data.images[data.labels == data.classes.index("Sandal")][6]
+    )
+    return real, *cg.sample(
+        cg.load_pretrained("tuned"), ["Sandal"] * 40, seed=0
+    )[[0, 13, 26]]
+
+
+def classifier_and_generator():
+    """Notebook 01: from an image to its name, and from a name to images."""
+    real, *generated = sandals()
+    figure, axes = canvas(5.3)
+    write(axes, 0.2, 0.32, "A classifier", 13, ha="left", weight="bold")
+    write(axes, 1.43, 0.32, "(discriminative)", 12, ha="left")
+    image(axes, 0.75, 1.15, 1.1, real)
+    arrow(axes, (1.4, 1.15), (1.95, 1.15))
+    box(axes, 2.55, 1.15, 1.1, 0.8, "network", size=12)
+    arrow(axes, (3.2, 1.15), (3.75, 1.15))
+    box(axes, 4.5, 1.15, 1.3, 0.5, "“Sandal”", size=13)
+    write(axes, 4.5, 1.6, "one right answer")
+
+    axes.plot((0.2, 5.3), (2.0, 2.0), color=PALE_GREY, linewidth=1)
+    write(axes, 0.2, 2.32, "A generator", 13, ha="left", weight="bold")
+    write(axes, 1.54, 2.32, "(generative)", 12, ha="left")
+    box(axes, 0.85, 3.1, 1.3, 0.5, "“Sandal”", size=13)
+    box(axes, 0.85, 3.9, 1.3, 0.6, "random\nnumbers $z$", size=11)
+    arrow(axes, (1.55, 3.15), (1.95, 3.35))
+    arrow(axes, (1.55, 3.85), (1.95, 3.65))
+    box(axes, 2.55, 3.5, 1.1, 0.8, "network", G, size=12)
+    for y, pixels in zip((2.65, 3.5, 4.35), generated, strict=True):
+        arrow(axes, (3.2, 3.5 + (y - 3.5) / 4), (4.0, y))
+        image(axes, 4.5, y, 0.75, pixels)
+    write(
+        axes,
+        5.3,
+        5.05,
+        "many right answers,\na new one for every $z$",
+        ha="right",
+    )
+    return figure
+
+
+def two_networks():
+    """Notebook 01: G generates, D compares with real images, and who learns from what."""
+    real, generated, *_ = sandals()
+    figure, axes = canvas(4.15)
+    box(axes, 0.75, 2.55, 1.1, 0.5, "label\n“Sandal”")
+    box(axes, 0.75, 3.3, 1.1, 0.5, "random\nnumbers $z$")
+    arrow(axes, (1.3, 2.62), (1.62, 2.77))
+    arrow(axes, (1.3, 3.22), (1.62, 3.07))
+    box(axes, 1.97, 2.92, 0.7, 0.8, "G", G, size=15, weight="bold")
+    arrow(axes, (2.32, 2.92), (2.62, 2.92))
+    image(axes, 3.07, 2.92, 0.9, generated)
+    write(axes, 3.07, 2.28, "generated,\nlabel “Sandal”")
+    image(axes, 3.07, 1.1, 0.9, real)
+    write(axes, 3.07, 0.46, "real,\nlabel “Sandal”")
+    arrow(axes, (3.52, 1.2), (3.9, 1.6))
+    arrow(axes, (3.52, 2.65), (3.9, 2.25))
+    box(axes, 4.25, 1.92, 0.7, 0.8, "D", D, size=15, weight="bold")
+    write(axes, 4.82, 0.95, "real or\ngenerated?", weight="bold")
+    arrow(axes, (4.4, 1.52), (4.6, 1.2))
+    axes.plot((4.95, 4.95), (1.2, 1.92), color=DARK, linestyle=(0, (3, 1.6)))
+    arrow(axes, (4.95, 1.92), (4.6, 1.92), dashed=True)
+    write(axes, 4.68, 2.12, "the truth\nteaches D", ha="left", va="top")
+    axes.plot(
+        (4.25, 4.25, 1.97),
+        (2.32, 3.75, 3.75),
+        color=DARK,
+        linestyle=(0, (3, 1.6)),
+    )
+    arrow(axes, (1.97, 3.75), (1.97, 3.32), dashed=True)
+    write(axes, 3.1, 3.93, "D's answer teaches G")
+    return figure
+
+
+def bias_of_class():
+    """Notebook 02: the first layer's matrix, cut into the columns of z and of the label."""
+    figure, axes = canvas(2.75)
+    for x, width, color, name, shape in (
+        (1.3, 2.0, GREY, "$W_z$", "256 x 100"),
+        (2.6, 0.6, G, "$W_e$", "256 x 10"),
+    ):
+        axes.add_patch(
+            Rectangle(
+                (x - width / 2, 0.55),
+                width,
+                1.2,
+                facecolor=PALE[color],
+                edgecolor=color,
+            )
+        )
+        write(axes, x, 1.05, name, 15)
+        write(axes, x, 0.32, shape, color=DARKER.get(color, DARK))
+    for y, height, color, name in (
+        (0.95, 0.8, GREY, "$z$"),
+        (1.55, 0.4, G, "$e_y$"),
+    ):
+        axes.add_patch(
+            Rectangle(
+                (3.35, y - height / 2),
+                0.35,
+                height,
+                facecolor=PALE[color],
+                edgecolor=color,
+            )
+        )
+        write(axes, 3.52, y, name, 15)
+    write(axes, 3.12, 1.15, r"$\times$", 15)
+    write(axes, 3.95, 1.15, "+ $b$", 13, ha="left")
+    write(axes, 0.55, 2.25, "=   $W_z\\, z$   +", 15, ha="left")
+    box(axes, 2.85, 2.25, 1.45, 0.42, "$W_e\\, e_y + b$", G, line=2.6, size=15)
+    write(axes, 3.7, 2.25, "a bias that only\nthe label decides", ha="left")
+    return figure
+
+
+def architecture():
+    """Notebook 02: both networks, with the shape of every tensor."""
+    figure, axes = canvas(7.05)
+    axes.plot((2.75, 2.75), (0.2, 6.3), color=PALE_GREY, linewidth=1)
+    write(axes, 1.4, 0.3, "Generator G", 13, weight="bold", color=DARKER[G])
+    box(axes, 0.78, 0.8, 1.16, 0.5, "noise $z$\n(N, 100)")
+    arrow(axes, (0.78, 1.05), (0.78, 2.22))
+    label_and_layers(axes, 1.4, G, "G", 110, 784, "ReLU", ", Tanh", "reshape")
+    box(axes, 1.4, 6.07, 2.4, 0.5, "image in [-1, 1]\n(N, 1, 28, 28)")
+
+    write(axes, 4.1, 0.3, "Discriminator D", 13, weight="bold", color=DARKER[D])
+    box(axes, 3.48, 0.8, 1.16, 0.5, "image\n(N, 1, 28, 28)")
+    arrow(axes, (3.48, 1.05), (3.48, 1.28))
+    box(axes, 3.48, 1.53, 1.16, 0.5, "flatten", D)
+    arrow(axes, (3.48, 1.78), (3.48, 2.22))
+    write(axes, 3.55, 1.97, "(N, 784)", ha="left")
+    label_and_layers(axes, 4.1, D, "D", 794, 1, "LeakyReLU", "", "squeeze")
+    box(axes, 4.1, 6.07, 2.4, 0.5, "logit\n(N,)")
+    note = "N images in a batch. The two embeddings are different tables,\n"
+    write(
+        axes,
+        2.75,
+        6.7,
+        note + "each with 10 elements for each of the 10 classes.",
+    )
+    return figure
+
+
+def label_and_layers(
+    axes, x, color, name, inputs, outputs, activation, last, end
+):
+    """Draw, around x, what both networks have: the label's way in and three linear layers."""
+    box(axes, x + 0.62, 0.8, 1.16, 0.5, "label $y$\n(N,)")
+    arrow(axes, (x + 0.62, 1.05), (x + 0.62, 1.28), color=color)
+    box(
+        axes,
+        x + 0.62,
+        1.53,
+        1.16,
+        0.5,
+        f"Embedding\nof {name}, 10 x 10",
+        color,
+        line=2.6,
+    )
+    arrow(axes, (x + 0.62, 1.78), (x + 0.62, 2.22), color=color)
+    write(axes, x + 0.69, 1.97, "(N, 10)", ha="left")
+    steps = {
+        "concatenate": f"(N, {inputs})",
+        f"Linear {inputs} → 256, {activation}": "(N, 256)",
+        f"Linear 256 → 256, {activation}": "(N, 256)",
+        f"Linear 256 → {outputs}{last}": f"(N, {outputs})",
+        end: "",
+    }
+    for i, (step, shape) in enumerate(steps.items()):
+        y = 2.4 + 0.72 * i
+        box(axes, x, y, 2.4, 0.36, step, color)
+        arrow(axes, (x, y + 0.18), (x, y + 0.54))
+        write(axes, x + 0.08, y + 0.33, shape, ha="left")
+
+
+def two_updates():
+    """Notebook 03: what each update changes, and how far its gradient runs back."""
+    figure, axes = canvas(5.25)
+    write(
+        axes,
+        0.14,
+        0.3,
+        "Update D",
+        13,
+        ha="left",
+        weight="bold",
+        color=DARKER[D],
+    )
+    write(
+        axes, 1.22, 0.31, "D learns to tell real from generated", 11, ha="left"
+    )
+    arrow(axes, (0.14, 0.87), (0.5, 0.87))
+    write(axes, 0.58, 0.87, "values", ha="left")
+    arrow(axes, (0.5, 1.17), (0.14, 1.17), dashed=True)
+    write(axes, 0.58, 1.17, "gradient", ha="left")
+    box(axes, 2.38, 1.05, 0.9, 0.7, "real\nimages,\nlabel $y$", REAL)
+    arrow(axes, (2.83, 0.95), (3.16, 0.95))
+    generate(axes, 2.25, changes=False)
+    network(axes, 3.53, 1.65, 1.96, "D", D, changes=True)
+    loss(axes, 1.05, "loss for\ntarget 1:\nreal")
+    loss(axes, 2.25, "loss for\ntarget 0:\ngenerated")
+    axes.plot((3.16, 3.03), (2.4, 2.4), color=DARK, linestyle=(0, (3, 1.6)))
+    for x in (2.95, 3.01):  # the cut
+        axes.plot((x - 0.03, x + 0.03), (2.52, 2.28), color=DARK, linewidth=2.4)
+    write(axes, 2.99, 2.86, "detach: no gradient passes", weight="bold")
+
+    axes.plot((0.14, 5.36), (3.17, 3.17), color=PALE_GREY, linewidth=1)
+    write(
+        axes,
+        0.14,
+        3.47,
+        "Update G",
+        13,
+        ha="left",
+        weight="bold",
+        color=DARKER[G],
+    )
+    write(
+        axes,
+        1.22,
+        3.48,
+        "G learns to generate images that D takes for real",
+        11,
+        ha="left",
+    )
+    generate(axes, 4.27, changes=True)
+    network(axes, 3.53, 4.27, 0.76, "D", D, changes=False)
+    loss(axes, 4.27, "loss for\ntarget 1:\nreal")
+    arrow(axes, (3.16, 4.42), (2.83, 4.42), dashed=True)
+    arrow(axes, (1.93, 4.42), (1.68, 4.42), dashed=True)
+    write(axes, 3.53, 4.89, "passes the\ngradient on")
+    return figure
+
+
+def generate(axes, y, changes):
+    """Draw, at the height y of `two_updates`, how G generates images for D."""
+    box(axes, 0.43, y, 0.66, 0.7, "noise $z$\nlabel $y'$")
+    arrow(axes, (0.76, y - 0.1), (0.94, y - 0.1))
+    network(axes, 1.31, y, 0.76, "G", G, changes)
+    arrow(axes, (1.68, y - 0.1), (1.93, y - 0.1))
+    box(axes, 2.38, y, 0.9, 0.7, "generated\nimages,\nlabel $y'$", G)
+    arrow(axes, (2.83, y - 0.1), (3.16, y - 0.1))
+
+
+def network(axes, x, y, height, name, color, changes):
+    """Draw a network that the update changes, with a thick border, or leaves as it is."""
+    box(axes, x, y, 0.74, height, "", color, line=3 if changes else 1)
+    write(axes, x, y - 0.12, name, 15, weight="bold")
+    write(axes, x, y + 0.17, "changes" if changes else "stays")
+
+
+def loss(axes, y, text):
+    """Draw a logit's way from D to its loss, and the gradient's way back."""
+    arrow(axes, (3.9, y - 0.1), (4.44, y - 0.1))
+    write(axes, 4.16, y - 0.23, "logit")
+    arrow(axes, (4.44, y + 0.15), (3.9, y + 0.15), dashed=True)
+    box(axes, 4.91, y, 0.94, 0.7, text)
+
+
+def line_and_arc():
+    """Notebook 04: two ways from one noise vector to another."""
+    figure, axes = canvas(4.2)
+    zero, radius = np.array([2.75, 3.75]), 3.0
+    angle = np.radians(np.linspace(135, 45, 81))
+    arc = zero + radius * np.stack([np.cos(angle), -np.sin(angle)], axis=1)
+    line = np.linspace(arc[0], arc[-1], 81)
+    for end in (arc[0], arc[-1]):
+        axes.plot(*zip(zero, end, strict=True), "--", color=GREY, linewidth=1.4)
+    axes.plot(*zip(zero, line[40], strict=True), "--", color=D, linewidth=1.4)
+    axes.plot(*line.T, "s-", color=D, linewidth=1.8, markersize=7, markevery=10)
+    axes.plot(*arc.T, "o-", color=G, linewidth=1.8, markersize=8, markevery=10)
+    for point in (zero, arc[0], arc[-1]):
+        axes.plot(*point, "o", color=DARK, markersize=11)
+    write(axes, 0.36, 1.6, "$z_a$", 16)
+    write(axes, 5.14, 1.6, "$z_b$", 16)
+    write(axes, 2.95, 3.85, "0", 13)
+    write(
+        axes,
+        2.75,
+        0.45,
+        "arc: the same length all the way",
+        11,
+        color=DARKER[G],
+        weight="bold",
+    )
+    write(
+        axes,
+        2.75,
+        1.35,
+        "line: shorter in the middle",
+        11,
+        color=DARKER[D],
+        weight="bold",
+    )
+    write(axes, 1.25, 2.7, "length\nabout 10", ha="right")
+    write(axes, 4.25, 2.7, "length\nabout 10", ha="left")
+    write(axes, 2.85, 2.35, "length\nabout 7", ha="left")
+    return figure
+
+
+def label_blend():
+    """Notebook 04: a point between two labels."""
+    figure, axes = canvas(3.75)
+    box(axes, 2.75, 1.52, 5.2, 2.7, "")
+    write(
+        axes, 0.35, 0.42, "Embedding space of G", 12, ha="left", weight="bold"
+    )
+    write(axes, 2.6, 0.42, "(10 dimensions, 2 shown)", ha="left")
+    sneaker, boot, bag = np.array([[0.95, 2.35], [4.2, 1.05], [4.6, 2.35]])
+    steps = np.linspace(sneaker, boot, 11)
+    axes.plot(*steps.T, ".-", color=GREY, linewidth=1.4, markersize=7)
+    axes.plot(
+        *zip(sneaker, boot, bag, strict=True), "o", color=G, markersize=12
+    )
+    write(axes, sneaker[0], sneaker[1] + 0.25, "Sneaker", 11, weight="bold")
+    write(axes, boot[0], boot[1] - 0.25, "Ankle boot", 11, weight="bold")
+    write(axes, bag[0], bag[1] + 0.25, "Bag", 11, weight="bold")
+    axes.plot(
+        *steps[3],
+        "o",
+        color="white",
+        markeredgecolor=G,
+        markeredgewidth=2.4,
+        markersize=12,
+    )
+    write(axes, 2.05, 2.3, "70% Sneaker\n+ 30% Ankle boot", 11, ha="left")
+    note = "Each label is one point, a row of the table.\n"
+    write(
+        axes, 2.75, 3.26, note + "Nothing was trained between the points.", 11
+    )
+    return figure
+
+
+DIAGRAMS = {
+    draw.__name__: draw
+    for draw in (
+        two_networks,
+        classifier_and_generator,
+        architecture,
+        bias_of_class,
+        two_updates,
+        line_and_arc,
+        label_blend,
+    )
+}
+
+
+def save(figure, path):
+    """Write a PNG that also holds the words of the diagram, and nothing that changes by run."""
+    words = "\n".join(
+        text.get_text() for text in figure.axes[0].texts if text.get_text()
+    )
+    figure.savefig(path, metadata={"Software": None, "Description": words})
+
+
+if __name__ == "__main__":
+    for name, draw in DIAGRAMS.items():
+        save(draw(), Path(__file__).with_name(f"{name}.png"))
