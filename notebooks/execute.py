@@ -43,28 +43,54 @@ def execute(path):
 
 def normalize(notebook):
     """Drop metadata that differs between runs or machines; number the cells."""
-    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    kernel = {
+        "name": "python3",
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+    }
+    notebook.metadata = {
+        "kernelspec": kernel,
+        "language_info": {"name": "python"},
+    }
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
         for output in cell.get("outputs", ()):
-            if output.output_type == "stream":  # an erased progress bar leaves blanks
+            if (
+                output.output_type == "stream"
+            ):  # an erased progress bar leaves blanks
                 output.text = re.sub(r" *\r$", "", output.text)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("numbers", nargs="*", help="which notebooks, such as 01 (default: all)")
-    parser.add_argument("--output", type=Path, help="folder for the copies (default: in place)")
+    parser.add_argument(
+        "numbers", nargs="*", help="which notebooks, such as 01 (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder for the copies (default: in place)"
+    )
     arguments = parser.parse_args()
-    paths = sorted(FOLDER.glob("[0-9]*.ipynb")) + sorted(FOLDER.glob("solutions/[0-9]*.ipynb"))
-    known = {path.relative_to(FOLDER).as_posix().split("_")[0]: path for path in paths}
-    if unknown := [number for number in arguments.numbers if number not in known]:
-        parser.error(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
+    paths = sorted(FOLDER.glob("[0-9]*.ipynb")) + sorted(
+        FOLDER.glob("solutions/[0-9]*.ipynb")
+    )
+    known = {
+        path.relative_to(FOLDER).as_posix().split("_")[0]: path
+        for path in paths
+    }
+    if unknown := [
+        number for number in arguments.numbers if number not in known
+    ]:
+        parser.error(
+            f"no notebook {', '.join(unknown)}; there are {', '.join(known)}"
+        )
     if arguments.numbers:
-        paths = [path for number, path in known.items() if number in arguments.numbers]
+        paths = [
+            path
+            for number, path in known.items()
+            if number in arguments.numbers
+        ]
 
     for position, path in enumerate(paths, start=1):
         print(f"[{position}/{len(paths)}] {path.name}", flush=True)
@@ -73,7 +99,9 @@ def main():
         target = (arguments.output or FOLDER) / path.relative_to(FOLDER)
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
-        print(f"[{position}/{len(paths)}] {path.name}: {time.perf_counter() - start:.0f} s")
+        print(
+            f"[{position}/{len(paths)}] {path.name}: {time.perf_counter() - start:.0f} s"
+        )
 
 
 if __name__ == "__main__":
