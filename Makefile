@@ -55,7 +55,7 @@ notebooks: setup  ## execute all notebooks in place; commit what it leaves
 	@cp runs/before_after.png notebooks/images/
 
 lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data.ipynb
 
 SITE := site/html
 book: setup  ## the notebooks as a static site: open site/html/index.html
