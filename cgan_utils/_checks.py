@@ -1,6 +1,8 @@
 """Argument checks: each raises TypeError or ValueError that names the argument and its value."""
 
 import math
+from collections.abc import Iterable
+from numbers import Integral
 
 import torch
 
@@ -69,3 +71,32 @@ def check_tuple(name, value, item_type, length=None):
     if not items_fit or (length is not None and len(value) != length):
         size = "" if length is None else f"{length} "
         raise TypeError(f"{name} must be a tuple of {size}{item_type.__name__}; got {value!r}")
+
+
+def label_numbers(labels, classes, name="labels"):
+    """Return class numbers, int64 (N,) on the CPU, for one or many labels, numbers or names."""
+    if isinstance(labels, str | Integral):
+        labels = [labels]
+    if getattr(labels, "ndim", 1) != 1:  # of a tensor or an array
+        raise ValueError(f"{name} must have one dimension; got shape {tuple(labels.shape)}")
+    if isinstance(labels, torch.Tensor):
+        if labels.dtype == torch.int64 and len(labels) > 0:  # at once; many would take long
+            for end in labels.aminmax():
+                _class_number(end.item(), classes, name)
+            return labels.cpu()
+        labels = labels.tolist()
+    if not isinstance(labels, Iterable):
+        raise TypeError(f"{name} must be whole numbers or class names; got {labels!r}")
+    return torch.tensor([_class_number(label, classes, name) for label in labels], dtype=torch.long)
+
+
+def _class_number(label, classes, name):
+    if isinstance(label, str):
+        if label not in classes:
+            raise ValueError(f"{name}: there is no class {label!r}; there are {', '.join(classes)}")
+        return classes.index(label)
+    if isinstance(label, bool) or not isinstance(label, Integral):
+        raise TypeError(f"{name} must be whole numbers or class names; got {label!r}")
+    if not 0 <= label < len(classes):
+        raise ValueError(f"{name} must lie in 0..{len(classes) - 1}; got {label}")
+    return int(label)

@@ -1,13 +1,11 @@
 """Asking a trained generator for images: by class, by seed, or by latent vector."""
 
 import copy
-from collections.abc import Iterable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_count, check_number, check_tensor
+from ._checks import check_count, check_number, check_tensor, label_numbers
 from .models import Generator
 from .state import TrainingState
 
@@ -104,32 +102,3 @@ def _scaled_latent(generator, count, seed, scale):
         scale = getattr(generator, "latent_scale", 1.0)
     check_number("latent_scale", scale)
     return scale * sample_latent(count, generator.config.latent_dim, seed)
-
-
-def label_numbers(labels, classes):
-    """Return class numbers, int64 (N,) on the CPU, for one or many labels, numbers or names."""
-    if isinstance(labels, str | Integral):
-        labels = [labels]
-    if getattr(labels, "ndim", 1) != 1:  # of a tensor or an array
-        raise ValueError(f"labels must have one dimension; got shape {tuple(labels.shape)}")
-    if isinstance(labels, Tensor):
-        if labels.dtype == torch.int64 and len(labels) > 0:  # at once; many would take long
-            for end in labels.aminmax():
-                _class_number(end.item(), classes)
-            return labels.cpu()
-        labels = labels.tolist()
-    if not isinstance(labels, Iterable):
-        raise TypeError(f"labels must be whole numbers or class names; got {labels!r}")
-    return torch.tensor([_class_number(label, classes) for label in labels], dtype=torch.long)
-
-
-def _class_number(label, classes):
-    if isinstance(label, str):
-        if label not in classes:
-            raise ValueError(f"labels: there is no class {label!r}; there are {', '.join(classes)}")
-        return classes.index(label)
-    if isinstance(label, bool) or not isinstance(label, Integral):
-        raise TypeError(f"labels must be whole numbers or class names; got {label!r}")
-    if not 0 <= label < len(classes):
-        raise ValueError(f"labels must lie in 0..{len(classes) - 1}; got {label}")
-    return int(label)
