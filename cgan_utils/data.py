@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._checks import check_range, check_tensor, check_tuple, check_type, kind
+from ._checks import check_range, check_tensor, check_tuple, check_type, kind, label_numbers
 from ._runtime import data_folder
+from .arrays import read_arrays
 from .config import FASHION_MNIST_CLASSES
 from .fashion_mnist import read_files
+from .images import read_dataset, read_folder
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}  # of each split
 
@@ -20,7 +22,8 @@ class LabelledImages:
     """Images and the class number of each.
 
     images: uint8 (N, C, H, W); labels: int64 (N,) in range(len(classes)); classes: their names.
-    `data[indices]` selects images by a slice, a boolean mask or several indices.
+    `data[indices]` selects images by a slice, a boolean mask or several indices; `subset` selects
+    classes. `from_folder`, `from_dataset` and `from_arrays` read images of your own.
 
     Raises TypeError or ValueError, naming the argument, if they do not fit together.
     """
@@ -45,6 +48,101 @@ class LabelledImages:
 
     def __getitem__(self, indices) -> "LabelledImages":
         return LabelledImages(self.images[indices], self.labels[indices], self.classes)
+
+    def subset(self, classes) -> "LabelledImages":
+        """Keep some classes, names or numbers, and number them 0, 1, 2, ... in the order given.
+
+        Raises TypeError or ValueError for a class that is unknown, repeated or without images.
+        """
+        kept = label_numbers(classes, self.classes, name="classes")
+        names = tuple(self.classes[number] for number in kept)
+        if len(names) == 0 or len(set(names)) < len(names):
+            raise ValueError(f"classes must be distinct, at least one; got {names}")
+        number_of = torch.full((len(self.classes),), -1)
+        number_of[kept] = torch.arange(len(kept))
+        labels = number_of.to(self.labels.device)[self.labels]
+        empty = [name for number, name in enumerate(names) if not (labels == number).any()]
+        if empty:
+            raise ValueError(f"classes: there is no image of {', '.join(empty)}")
+        return LabelledImages(self.images[labels >= 0], labels[labels >= 0], names)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | os.PathLike,
+        size: int | tuple[int, int] | None = None,
+        *,
+        channels: int | None = None,
+        background: str | tuple[int, int, int] = "black",
+        progress: bool = True,
+    ) -> "LabelledImages":
+        """Read a folder with one sub-folder of images per class, in the order of their names.
+
+        PNG, JPEG, WebP, BMP, GIF (the first frame) and what else Pillow opens, at any depth below
+        the sub-folders, turned as their EXIF orientation says; hidden and other files are skipped.
+        size: a number or (height, width). Each image is resized until it covers this size, then
+            cropped around its centre; None keeps the size, which must then be the same for all.
+        channels: 1 (grey) or 3 (colour); None is grey if each file stores a grey image.
+        background: the colour behind transparent pixels: a name, "#ffffff" or (red, green, blue).
+        progress: show a progress bar if reading takes more than a second.
+
+        Warns of files that cannot be read, with their names and number. Raises FileNotFoundError
+        or ValueError, before any image is read, for a folder without sub-folders or with one that
+        has no images; ValueError for several sizes without `size`.
+        """
+        return cls(*read_folder(path, size, channels, background, progress))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset,
+        size: int | tuple[int, int] | None = None,
+        classes=None,
+        *,
+        channels: int | None = None,
+        background: str | tuple[int, int, int] = "black",
+        layout: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        progress: bool = True,
+    ) -> "LabelledImages":
+        """Read a dataset such as torchvision's, or a list, whose items are (image, label).
+
+        An image is a Pillow image, an array or a tensor; `layout` ("NCHW", "NHWC" or "NHW", N = 1)
+        and `value_range` describe arrays and tensors as in `from_arrays`. classes: the names, or
+        None for `dataset.classes`, or for what `from_arrays` does where there are none. size,
+        channels, background, progress: see `from_folder`.
+
+        Raises TypeError or ValueError, naming the argument, for what cannot be read.
+        """
+        form = size, classes, channels, background
+        return cls(*read_dataset(dataset, *form, layout, value_range, progress))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images,
+        labels,
+        classes=None,
+        *,
+        layout: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        background: str | tuple[int, int, int] = "black",
+    ) -> "LabelledImages":
+        """Copy images from a numpy array or a tensor of any usual layout, dtype and range.
+
+        images: (N, H, W), (N, C, H, W) or (N, H, W, C). C is 1 (grey) or 3 (colour); 2 and 4 have
+            opacity last, and are laid on the background.
+        labels: one per image, class numbers or names: a list, an array or a tensor.
+        classes: the name of each number; None sorts the names found, or names 0, 1, 2, ... so.
+        layout: "NHW", "NCHW" or "NHWC", where the shape fits two of them.
+        value_range: the values of (black, white); None knows uint8, other whole numbers in 0..255,
+            booleans, and floats in 0..1, -1..1 or 0..255 that go beyond the middle of this range.
+        background: the colour behind transparent pixels: a name, "#ffffff" or (red, green, blue).
+
+        Warns of classes without images. Raises TypeError or ValueError for images that can be read
+        in two ways or in none; the message has the argument to add.
+        """
+        return cls(*read_arrays(images, labels, classes, layout, value_range, background))
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -137,3 +137,40 @@ def test_subsets(real):
 def test_images_labels_and_classes_must_fit(wrong, error, message):
     with pytest.raises(error, match=message):
         labelled(**wrong)
+
+
+# --- subset --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [("Bag", "Trouser"), [8, 1], torch.tensor([8, 1]), ("Bag", 1)])
+def test_subset_keeps_classes_in_the_order_given(real, classes):
+    test = real["test"]
+    part = test.subset(classes)
+    assert part.classes == ("Bag", "Trouser")
+    for number, old in enumerate((8, 1)):
+        assert torch.equal(part.images[part.labels == number], test.images[test.labels == old])
+    assert len(part) == 2000
+
+
+def test_subset_of_one_class_and_of_all(real):
+    assert real["test"].subset("Coat").classes == ("Coat",)
+    whole = real["test"].subset(FASHION_MNIST_CLASSES)
+    assert torch.equal(whole.images, real["test"].images)
+    assert torch.equal(whole.labels, real["test"].labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (("cat", "cow"), ValueError, "classes: there is no class 'cow'; there are cat, dog, eel"),
+        ([0, 3], ValueError, "classes must lie in 0..2; got 3"),
+        (["cat", 0], ValueError, "classes must be distinct"),
+        ([], ValueError, "classes must be distinct, at least one"),
+        (["eel", "cat"], ValueError, "classes: there is no image of eel"),
+        ([0.5], TypeError, "classes must be whole numbers or class names; got 0.5"),
+        (None, TypeError, "classes must be whole numbers or class names; got None"),
+    ],
+)
+def test_subset_refuses_what_it_cannot_keep(classes, error, message):
+    with pytest.raises(error, match=message):
+        labelled(classes=("cat", "dog", "eel")).subset(classes)

@@ -144,6 +144,8 @@ ORDER = (
     "_checks",
     "_runtime",
     "config",
+    "arrays",
+    "images",
     "fashion_mnist",
     "data",
     "models",
