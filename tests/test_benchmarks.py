@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import gan_train_by_size
+import loading
+import numpy as np
 import pytest
 import quality
 import recipe_steps
@@ -104,6 +106,21 @@ def test_the_short_form_of_gan_train_by_size_runs_and_writes_its_table(tmp_path,
     ((size, accuracy),) = json.loads(path.read_text())["gan_train"].items()
     assert size == "10000" and 0.5 < accuracy["generated"] < accuracy["real"]
     assert f"{accuracy['generated'] / accuracy['real']:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.process
+def test_the_short_form_of_loading_reads_the_same_images_as_pillow(tmp_path):
+    path = tmp_path / "loading.json"
+    loading.main(path, short=True)
+    results, committed = json.loads(path.read_text()), json.loads(loading.RESULTS.read_text())
+    assert results.keys() == committed.keys()
+    for each in (results, committed):
+        assert each["result_bytes"] == each["images"] * 3 * loading.SIZE**2
+        assert len(each["ratios"]) == len(each["seconds"]["Pillow"]) and min(each["ratios"]) > 0
+    loading.write_images(tmp_path, 20)
+    ours = loading.read_with_package(tmp_path).images
+    theirs = torch.tensor(np.stack(loading.read_with_pillow(tmp_path))).permute(0, 3, 1, 2)
+    assert torch.equal(ours, theirs)
 
 
 def test_a_shipped_generator_says_what_trained_it(tmp_path, monkeypatch):
