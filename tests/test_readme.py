@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
 import cgan_utils as cg
 from cgan_utils import __main__ as command_line
@@ -42,10 +43,12 @@ def test_python_blocks(few_images):
     assert names["images"].shape == (2, 1, 28, 28) and names["images"].abs().max() <= 1
     assert cg.load_checkpoint("runs/mine.pt").epoch == 10
 
-    names["images"] = torch.randint(0, 256, (40, 3, 12, 20), dtype=torch.uint8)
-    names["labels"] = torch.arange(40) % 2
+    for name in [f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(20)]:
+        path = Path("pets", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(torch.rand(3, 12, 20)).save(path)
     exec(own_images, names)
-    assert cg.sample(names["state"], "dog").shape == (1, 3, 12, 20)
+    assert cg.sample(names["state"], "dog").shape == (1, 3, 32, 32)
     for block in more:
         exec(block, names)
 
