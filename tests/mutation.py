@@ -217,7 +217,7 @@ FAULTS = {
     "data": [
         ("- 0.5) / 0.5", "- 0.5)"),
         ("header_size=16", "header_size=8"),
-        ("number_of[kept] = torch.arange(len(kept))", "number_of[kept.sort()[0]] = kept.argsort()"),
+        ("number_of[kept] = torch", "number_of[kept.sort().values] = torch"),
     ],
     "arrays": [
         ("np.moveaxis(array, 1, -1)", "array.swapaxes(1, -1)"),
@@ -232,7 +232,7 @@ FAULTS = {
     ],
     "images": [
         ("ImageOps.exif_transpose(image)", "image.copy()"),
-        ("ImageOps.exif_transpose(image)", "ImageOps.exif_transpose(image, in_place=True) or image"),
+        ("exif_transpose(image)", "exif_transpose(image, in_place=True) or image"),
         ("ImageOps.fit(image, (size[1], size[0]))", "image.resize((size[1], size[0]))"),
         ("ImageOps.fit(image, (size[1], size[0]))", "ImageOps.fit(image, size)"),
         ('image.mode.startswith("I")', "False"),
