@@ -135,11 +135,11 @@ def test_the_explorer_in_notebook_04_obeys_the_keyboard(browser, lab):
     page.locator(".jp-TableOfContents").get_by_text("Explore").click()
     screen = page.locator(".widget-html img")
     for label, keys, drawn in (
-        ("seed", ["ArrowRight"], "Sneaker, blended 0% with Ankle boot"),
-        ("walk", ["End"], "Sneaker, blended 0% with Ankle boot"),
-        ("blend", ["PageUp"], "Sneaker, blended 25% with Ankle boot"),
-        ("blend with", ["Space", "ArrowUp", "Enter"], "Sneaker, blended 25% with Bag"),
-        ("class", ["Space", "ArrowUp", "Enter"], "Shirt, blended 25% with Bag"),
+        ("seed", ["ArrowRight"], "Coat, blended 0% with Trouser"),
+        ("walk", ["End"], "Coat, blended 0% with Trouser"),
+        ("blend", ["PageUp"], "Coat, blended 25% with Trouser"),
+        ("blend with", ["Space", "ArrowUp", "Enter"], "Coat, blended 25% with T-shirt/top"),
+        ("class", ["Space", "ArrowUp", "Enter"], "Dress, blended 25% with T-shirt/top"),
     ):
         before = screen.get_attribute("src")
         control = page.locator(".widget-inline-hbox").filter(

@@ -1,12 +1,13 @@
-"""Folders, devices and random numbers."""
+"""Folders, devices, files and random numbers."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import cgan_utils as cg
-from cgan_utils._runtime import make_rng, seeded
+from cgan_utils._runtime import make_rng, seeded, write_atomically
 
 
 def test_folders_lie_beside_the_readme_wherever_one_is(monkeypatch, tmp_path):
@@ -56,3 +57,12 @@ def test_seeded_numbers_repeat_and_the_callers_go_on():
     assert drawn[0] == drawn[1] == torch.rand(4, generator=make_rng(5, 1)).tolist()
     assert drawn[0] != drawn[2]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    path = write_atomically(tmp_path / "file", lambda file: file.write(b"whole"))
+    assert done == ["fsync", "replace"] and path.read_bytes() == b"whole"

@@ -295,7 +295,10 @@ def test_interrupting_keeps_what_was_trained(tiny_config, tiny_data, monkeypatch
         return step(*args)
 
     monkeypatch.setattr(training, "training_step", interrupted)
-    state = quiet_train(tiny_config, tiny_data)
+    try:
+        state = quiet_train(tiny_config, tiny_data)
+    except KeyboardInterrupt:  # it would stop pytest
+        pytest.fail("the interrupt was not deferred")
     assert (state.step, state.epoch) == (5, 1)
     assert "interrupted after step 5" in capsys.readouterr().out
 
@@ -343,7 +346,7 @@ def test_a_programs_own_way_with_interrupts_is_left_alone(tiny_config, tiny_data
     assert state.step == 8 and len(seen) == 2
 
 
-def test_training_in_another_thread(tiny_config, tiny_data):
+def test_training_in_another_thread(tiny_config, tiny_data, ctrl_c):
     with ThreadPoolExecutor() as pool:
         state = pool.submit(quiet_train, tiny_config, tiny_data).result()
     assert_same_bits(state, quiet_train(tiny_config, tiny_data))
