@@ -181,6 +181,7 @@ def test_labels():
     repeated = LABELS.unsqueeze(1).repeat(1, 400)  # equal indices: additions must not race
     assert_same_gradients(lambda x, y: x.gather(1, y), logits, repeated)
     assert_same_gradients(lambda x, y: x.gather(-2, y.t()), logits.t(), repeated)
+    assert_same_gradients(lambda x, y: x.gather(0, y), torch.randn(8), torch.arange(4096) % 8)
     many = LABELS.repeat(400)  # all add to the only column of the table
     assert_same_gradients(lambda t, y: F.embedding(y, t), table[:, :1], many)
     assert_same(lambda x, y: torch.ones_like(x).scatter(1, y.unsqueeze(1), 0), logits, LABELS)
