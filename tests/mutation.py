@@ -158,7 +158,6 @@ FAULTS = {
         ("group.update(lr=rate, **options)", "group.update(**options)"),
         ("        group.update(before)\n", ""),
         ("if self.failed or not whole_batch:", "if self.failed:"),
-        ("if self.failed or not whole_batch:", "if True:"),
         ("                self.failed = True\n", ""),
         ('return "eager" if self.failed else self.kind', "return self.kind"),
         ("schedule={**state.schedule, **numbers}", "schedule=state.schedule"),
