@@ -32,6 +32,7 @@ def show(figure: Figure, alt: str, colours: int | None = 256) -> None:
     the same. None keeps pale colours apart from grey, as a colour scale needs. Raises ValueError
     without a text.
     """
+    _check_alt(alt)
     _show_png(_reduce_colours(_as_png(figure), colours), alt)
 
 
@@ -39,8 +40,9 @@ def show_animation(figures: Sequence[Figure], alt: str, seconds: float = 0.8) ->
     """Show grey figures of one size one after the other, again and again, with alternative text.
 
     The result is an animated PNG, which plays wherever a notebook is shown; a viewer that cannot
-    play it shows the last figure.
+    play it shows the last figure. Raises ValueError without a text.
     """
+    _check_alt(alt)
     frames = [Image.open(_reduce_colours(_as_png(figure), 12)).convert("L") for figure in figures]
     png = io.BytesIO()
     frames[-1].save(
@@ -55,6 +57,11 @@ def show_animation(figures: Sequence[Figure], alt: str, seconds: float = 0.8) ->
     _show_png(png, alt)
 
 
+def _check_alt(alt):
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
+
+
 def _as_png(figure):
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
@@ -63,8 +70,6 @@ def _as_png(figure):
 
 
 def _show_png(png, alt):
-    if not isinstance(alt, str) or not alt.strip():
-        raise ValueError(f"alt must say in words what the figure shows; got {alt!r}")
     bundle = {"image/png": png.getvalue(), "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
