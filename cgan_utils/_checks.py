@@ -90,6 +90,12 @@ def label_numbers(labels, classes, name="labels"):
     return torch.tensor([_class_number(label, classes, name) for label in labels], dtype=torch.long)
 
 
+def empty_classes(numbers, classes):
+    """Return the names of the classes that none of the class numbers belongs to."""
+    found = set(numbers)
+    return [name for number, name in enumerate(classes) if number not in found]
+
+
 def _class_number(label, classes, name):
     if isinstance(label, str):
         if label not in classes:

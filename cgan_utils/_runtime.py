@@ -1,8 +1,9 @@
-"""Where a run takes place: folders, files, device, random seeds, interrupts."""
+"""Where a run takes place: folders, files, progress, device, random seeds, interrupts."""
 
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 
 def project_folder():
@@ -37,6 +39,11 @@ def make_writable(folder):
     """Create the folder if need be; raise OSError unless files can be written to it."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+def progress_bar(iterable=None, *, progress=True, **options):
+    """Return a bar that is gone at its end; on stdout, as a notebook shows stderr as an alarm."""
+    return tqdm(iterable, disable=not progress, file=sys.stdout, leave=False, **options)
 
 
 def write_atomically(path, write):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from ._checks import check_tuple, check_type, kind, label_numbers
+from ._checks import check_tuple, check_type, empty_classes, kind, label_numbers
 
 LAYOUTS = ("NHW", "NCHW", "NHWC")
 RANGES = ((0, 1), (-1, 1), (0, 255))  # conventions for black and white
@@ -205,8 +205,7 @@ def number_labels(labels, classes):
         numbers = label_numbers(torch.from_numpy(values.astype(np.int64)), classes)
     else:
         numbers = label_numbers(values.tolist(), classes)
-    found = set(numbers.tolist())
-    empty = [name for number, name in enumerate(classes) if number not in found]
+    empty = empty_classes(numbers.tolist(), classes)
     if empty:
         warnings.warn(
             f"no image of {', '.join(empty)}; `subset` keeps the classes you name", stacklevel=4

@@ -7,7 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._checks import check_range, check_tensor, check_tuple, check_type, kind, label_numbers
+from ._checks import (
+    check_range,
+    check_tensor,
+    check_tuple,
+    check_type,
+    empty_classes,
+    kind,
+    label_numbers,
+)
 from ._runtime import data_folder
 from .arrays import read_arrays
 from .config import FASHION_MNIST_CLASSES
@@ -61,7 +69,7 @@ class LabelledImages:
         number_of = torch.full((len(self.classes),), -1)
         number_of[kept] = torch.arange(len(kept))
         labels = number_of.to(self.labels.device)[self.labels]
-        empty = [name for number, name in enumerate(names) if not (labels == number).any()]
+        empty = empty_classes(labels.tolist(), names)
         if empty:
             raise ValueError(f"classes: there is no image of {', '.join(empty)}")
         return LabelledImages(self.images[labels >= 0], labels[labels >= 0], names)
@@ -114,8 +122,11 @@ class LabelledImages:
 
         Raises TypeError or ValueError, naming the argument, for what cannot be read.
         """
-        form = size, classes, channels, background
-        return cls(*read_dataset(dataset, *form, layout, value_range, progress))
+        return cls(
+            *read_dataset(
+                dataset, size, classes, channels, background, layout, value_range, progress
+            )
+        )
 
     @classmethod
     def from_arrays(

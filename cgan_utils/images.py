@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-from tqdm import tqdm
 
-from ._checks import check_count, check_type
+from ._checks import check_count, check_type, empty_classes
+from ._runtime import progress_bar
 from .arrays import (
     as_array,
     channels_last,
@@ -169,8 +168,7 @@ def _visible(name):
 
 
 def _check_classes(numbers, classes, problem):
-    found = set(numbers)
-    empty = [name for number, name in enumerate(classes) if number not in found]
+    empty = empty_classes(numbers, classes)
     if empty:
         raise ValueError(
             f"path: {problem} in the sub-folder {' or '.join(empty)}; each is a class: "
@@ -192,8 +190,7 @@ def _describe(unreadable, count, path):
 
 
 def _bar(iterable, total, progress):
-    options = {"unit": "image", "file": sys.stdout, "leave": False, "delay": 1}
-    return tqdm(iterable, total=total, disable=not progress, **options)
+    return progress_bar(iterable, total=total, unit="image", delay=1, progress=progress)
 
 
 # --- a dataset -----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ._checks import check_count, check_type
-from ._runtime import choose_device, deferred_interrupts, make_writable
+from ._runtime import choose_device, deferred_interrupts, make_writable, progress_bar
 from .checkpoints import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import STATS, CGANConfig
 from .data import LabelledImages, normalize
@@ -193,7 +192,9 @@ def train(
         _check_folder(checkpoint_folder)
 
     with (
-        _progress_bar(state.step, last_step, progress) as bar,
+        progress_bar(
+            initial=state.step, total=last_step, unit="step", mininterval=1, progress=progress
+        ) as bar,
         deferred_interrupts() as interrupts,
         contextlib.suppress(_Interrupted),
     ):
@@ -242,19 +243,6 @@ def _batches(state, data, epoch):
     order = state.shuffled(len(data), epoch)
     order = order[: len(data) // process_count() * process_count()]  # equal shares
     return order.split(state.config.batch_size * process_count())
-
-
-def _progress_bar(done, total, progress):
-    # on stdout: a notebook shows stderr as an alarm; and gone at the end, leaving the epoch lines
-    return tqdm(
-        initial=done,
-        total=total,
-        unit="step",
-        disable=not progress,
-        file=sys.stdout,
-        leave=False,
-        mininterval=1,
-    )
 
 
 def _close_epoch(state, bar):

@@ -47,7 +47,6 @@ FAULTS = {
         ("state.stats.mean(dim=0)", "state.stats.sum(dim=0)"),
         ("min(total_steps, max_steps)", "total_steps"),
         ("if state.seed != seed:", "if False:"),
-        ("file=sys.stdout", "file=sys.stderr"),
         ("if state.epoch != state.step // epoch_steps:", "if False:"),
         ("                raise _Interrupted\n", "                pass\n"),
         ("            state.engine = run_step.name\n", ""),
@@ -203,6 +202,7 @@ FAULTS = {
         ("if generator.generator_ema is None else", "if True else"),
     ],
     "_runtime": [
+        ("file=sys.stdout", "file=sys.stderr"),
         ("            os.fsync(file.fileno())\n", ""),
         ("        temporary.unlink(missing_ok=True)", "        pass"),
         ("with torch.random.fork_rng(devices=[]):", "if True:"),
