@@ -13,11 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import cgan_utils as cg
 
-WIDTH, DPI, SIZE = (
-    5.5,
-    200,
-    10.5,
-)  # inches, pixels per inch, points of the smallest text
+WIDTH, DPI, SIZE = (5.5, 200, 10.5)  # inches, pixels per inch, points of the smallest text
 
 # The colours of all figures (Okabe & Ito 2008) for D, G and real images, and greys; paler ones
 # fill boxes, darker ones are for text.
@@ -31,6 +27,7 @@ D, G, REAL, GREY, PALE_GREY, DARK = (
 )
 PALE = {D: "#DCEBF5", G: "#FBE7DB", REAL: "#DDF2EB", GREY: "#F1F1F1"}
 DARKER = {D: "#005C91", G: "#A84A00"}
+DASHES = (0, (3, 1.6))  # of the lines that a gradient takes
 
 
 def canvas(height):
@@ -42,9 +39,7 @@ def canvas(height):
     return figure, axes
 
 
-def write(
-    axes, x, y, text, size=SIZE, ha="center", va="center", color=DARK, **style
-):
+def write(axes, x, y, text, size=SIZE, ha="center", va="center", color=DARK, **style):
     axes.text(x, y, text, fontsize=size, ha=ha, va=va, color=color, **style)
 
 
@@ -54,56 +49,36 @@ def box(axes, x, y, width, height, text, color=GREY, line=1.2, **style):
     rounded = "round,pad=0,rounding_size=0.07"
     axes.add_patch(
         FancyBboxPatch(
-            corner,
-            width,
-            height,
-            rounded,
-            facecolor=PALE[color],
-            edgecolor=color,
-            linewidth=line,
+            corner, width, height, rounded, facecolor=PALE[color], edgecolor=color, linewidth=line
         )
     )
     write(axes, x, y, text, **style)
 
 
 def arrow(axes, start, end, color=DARK, dashed=False):
-    style = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 12,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
-    style |= {
-        "color": color,
-        "linewidth": 1.4,
-        "linestyle": (0, (3, 1.6)) if dashed else "-",
-    }
+    style = {"arrowstyle": "-|>", "mutation_scale": 12, "shrinkA": 0, "shrinkB": 0}
+    style |= {"color": color, "linewidth": 1.4, "linestyle": DASHES if dashed else "-"}
     axes.add_patch(FancyArrowPatch(start, end, **style))
+
+
+def block(axes, x, y, width, height, color):
+    """Draw a part of a matrix or a vector around its middle (x, y)."""
+    corner = x - width / 2, y - height / 2
+    axes.add_patch(Rectangle(corner, width, height, facecolor=PALE[color], edgecolor=color))
 
 
 def image(axes, x, y, width, pixels):
     """Draw an image, float (1, 28, 28) in [-1, 1], around its middle (x, y)."""
     extent = (x - width / 2, x + width / 2, y + width / 2, y - width / 2)
-    axes.imshow(
-        pixels[0].numpy(),
-        "gray",
-        vmin=-1,
-        vmax=1,
-        extent=extent,
-        interpolation="nearest",
-    )
+    axes.imshow(pixels[0].numpy(), "gray", vmin=-1, vmax=1, extent=extent, interpolation="nearest")
 
 
 @functools.cache
 def sandals():
     """Return a real sandal, and three that the tuned generator generates: (1, 28, 28) each."""
     data = cg.load_fashion_mnist("train")
-    real = cg.normalize(
-        data.images[data.labels == data.classes.index("Sandal")][6]
-    )
-    return real, *cg.sample(
-        cg.load_pretrained("tuned"), ["Sandal"] * 40, seed=0
-    )[[0, 13, 26]]
+    real = cg.normalize(data.images[data.labels == data.classes.index("Sandal")][6])
+    return real, *cg.sample(cg.load_pretrained("tuned"), ["Sandal"] * 40, seed=0)[[0, 13, 26]]
 
 
 def classifier_and_generator():
@@ -130,13 +105,7 @@ def classifier_and_generator():
     for y, pixels in zip((2.65, 3.5, 4.35), generated, strict=True):
         arrow(axes, (3.2, 3.5 + (y - 3.5) / 4), (4.0, y))
         image(axes, 4.5, y, 0.75, pixels)
-    write(
-        axes,
-        5.3,
-        5.05,
-        "many right answers,\na new one for every $z$",
-        ha="right",
-    )
+    write(axes, 5.3, 5.05, "many right answers,\na new one for every $z$", ha="right")
     return figure
 
 
@@ -159,15 +128,10 @@ def two_networks():
     box(axes, 4.25, 1.92, 0.7, 0.8, "D", D, size=15, weight="bold")
     write(axes, 4.82, 0.95, "real or\ngenerated?", weight="bold")
     arrow(axes, (4.4, 1.52), (4.6, 1.2))
-    axes.plot((4.95, 4.95), (1.2, 1.92), color=DARK, linestyle=(0, (3, 1.6)))
+    axes.plot((4.95, 4.95), (1.2, 1.92), color=DARK, linestyle=DASHES)
     arrow(axes, (4.95, 1.92), (4.6, 1.92), dashed=True)
     write(axes, 4.68, 2.12, "the truth\nteaches D", ha="left", va="top")
-    axes.plot(
-        (4.25, 4.25, 1.97),
-        (2.32, 3.75, 3.75),
-        color=DARK,
-        linestyle=(0, (3, 1.6)),
-    )
+    axes.plot((4.25, 4.25, 1.97), (2.32, 3.75, 3.75), color=DARK, linestyle=DASHES)
     arrow(axes, (1.97, 3.75), (1.97, 3.32), dashed=True)
     write(axes, 3.1, 3.93, "D's answer teaches G")
     return figure
@@ -180,30 +144,11 @@ def bias_of_class():
         (1.3, 2.0, GREY, "$W_z$", "256 x 100"),
         (2.6, 0.6, G, "$W_e$", "256 x 10"),
     ):
-        axes.add_patch(
-            Rectangle(
-                (x - width / 2, 0.55),
-                width,
-                1.2,
-                facecolor=PALE[color],
-                edgecolor=color,
-            )
-        )
+        block(axes, x, 1.15, width, 1.2, color)
         write(axes, x, 1.05, name, 15)
         write(axes, x, 0.32, shape, color=DARKER.get(color, DARK))
-    for y, height, color, name in (
-        (0.95, 0.8, GREY, "$z$"),
-        (1.55, 0.4, G, "$e_y$"),
-    ):
-        axes.add_patch(
-            Rectangle(
-                (3.35, y - height / 2),
-                0.35,
-                height,
-                facecolor=PALE[color],
-                edgecolor=color,
-            )
-        )
+    for y, height, color, name in ((0.95, 0.8, GREY, "$z$"), (1.55, 0.4, G, "$e_y$")):
+        block(axes, 3.525, y, 0.35, height, color)
         write(axes, 3.52, y, name, 15)
     write(axes, 3.12, 1.15, r"$\times$", 15)
     write(axes, 3.95, 1.15, "+ $b$", 13, ha="left")
@@ -232,31 +177,15 @@ def architecture():
     label_and_layers(axes, 4.1, D, "D", 794, 1, "LeakyReLU", "", "squeeze")
     box(axes, 4.1, 6.07, 2.4, 0.5, "logit\n(N,)")
     note = "N images in a batch. The two embeddings are different tables,\n"
-    write(
-        axes,
-        2.75,
-        6.7,
-        note + "each with 10 elements for each of the 10 classes.",
-    )
+    write(axes, 2.75, 6.7, note + "each with 10 elements for each of the 10 classes.")
     return figure
 
 
-def label_and_layers(
-    axes, x, color, name, inputs, outputs, activation, last, end
-):
+def label_and_layers(axes, x, color, name, inputs, outputs, activation, last, end):
     """Draw, around x, what both networks have: the label's way in and three linear layers."""
     box(axes, x + 0.62, 0.8, 1.16, 0.5, "label $y$\n(N,)")
     arrow(axes, (x + 0.62, 1.05), (x + 0.62, 1.28), color=color)
-    box(
-        axes,
-        x + 0.62,
-        1.53,
-        1.16,
-        0.5,
-        f"Embedding\nof {name}, 10 x 10",
-        color,
-        line=2.6,
-    )
+    box(axes, x + 0.62, 1.53, 1.16, 0.5, f"Embedding\nof {name}, 10 x 10", color, line=2.6)
     arrow(axes, (x + 0.62, 1.78), (x + 0.62, 2.22), color=color)
     write(axes, x + 0.69, 1.97, "(N, 10)", ha="left")
     steps = {
@@ -276,19 +205,8 @@ def label_and_layers(
 def two_updates():
     """Notebook 03: what each update changes, and how far its gradient runs back."""
     figure, axes = canvas(5.25)
-    write(
-        axes,
-        0.14,
-        0.3,
-        "Update D",
-        13,
-        ha="left",
-        weight="bold",
-        color=DARKER[D],
-    )
-    write(
-        axes, 1.22, 0.31, "D learns to tell real from generated", 11, ha="left"
-    )
+    write(axes, 0.14, 0.3, "Update D", 13, ha="left", weight="bold", color=DARKER[D])
+    write(axes, 1.22, 0.31, "D learns to tell real from generated", 11, ha="left")
     arrow(axes, (0.14, 0.87), (0.5, 0.87))
     write(axes, 0.58, 0.87, "values", ha="left")
     arrow(axes, (0.5, 1.17), (0.14, 1.17), dashed=True)
@@ -299,30 +217,14 @@ def two_updates():
     network(axes, 3.53, 1.65, 1.96, "D", D, changes=True)
     loss(axes, 1.05, "loss for\ntarget 1:\nreal")
     loss(axes, 2.25, "loss for\ntarget 0:\ngenerated")
-    axes.plot((3.16, 3.03), (2.4, 2.4), color=DARK, linestyle=(0, (3, 1.6)))
+    axes.plot((3.16, 3.03), (2.4, 2.4), color=DARK, linestyle=DASHES)
     for x in (2.95, 3.01):  # the cut
         axes.plot((x - 0.03, x + 0.03), (2.52, 2.28), color=DARK, linewidth=2.4)
     write(axes, 2.99, 2.86, "detach: no gradient passes", weight="bold")
 
     axes.plot((0.14, 5.36), (3.17, 3.17), color=PALE_GREY, linewidth=1)
-    write(
-        axes,
-        0.14,
-        3.47,
-        "Update G",
-        13,
-        ha="left",
-        weight="bold",
-        color=DARKER[G],
-    )
-    write(
-        axes,
-        1.22,
-        3.48,
-        "G learns to generate images that D takes for real",
-        11,
-        ha="left",
-    )
+    write(axes, 0.14, 3.47, "Update G", 13, ha="left", weight="bold", color=DARKER[G])
+    write(axes, 1.22, 3.48, "G learns to generate images that D takes for real", 11, ha="left")
     generate(axes, 4.27, changes=True)
     network(axes, 3.53, 4.27, 0.76, "D", D, changes=False)
     loss(axes, 4.27, "loss for\ntarget 1:\nreal")
@@ -374,24 +276,8 @@ def line_and_arc():
     write(axes, 0.36, 1.6, "$z_a$", 16)
     write(axes, 5.14, 1.6, "$z_b$", 16)
     write(axes, 2.95, 3.85, "0", 13)
-    write(
-        axes,
-        2.75,
-        0.45,
-        "arc: the same length all the way",
-        11,
-        color=DARKER[G],
-        weight="bold",
-    )
-    write(
-        axes,
-        2.75,
-        1.35,
-        "line: shorter in the middle",
-        11,
-        color=DARKER[D],
-        weight="bold",
-    )
+    write(axes, 2.75, 0.45, "arc: the same length all the way", 11, color=DARKER[G], weight="bold")
+    write(axes, 2.75, 1.35, "line: shorter in the middle", 11, color=DARKER[D], weight="bold")
     write(axes, 1.25, 2.7, "length\nabout 10", ha="right")
     write(axes, 4.25, 2.7, "length\nabout 10", ha="left")
     write(axes, 2.85, 2.35, "length\nabout 7", ha="left")
@@ -402,32 +288,19 @@ def label_blend():
     """Notebook 04: a point between two labels."""
     figure, axes = canvas(3.75)
     box(axes, 2.75, 1.52, 5.2, 2.7, "")
-    write(
-        axes, 0.35, 0.42, "Embedding space of G", 12, ha="left", weight="bold"
-    )
+    write(axes, 0.35, 0.42, "Embedding space of G", 12, ha="left", weight="bold")
     write(axes, 2.6, 0.42, "(10 dimensions, 2 shown)", ha="left")
     sneaker, boot, bag = np.array([[0.95, 2.35], [4.2, 1.05], [4.6, 2.35]])
     steps = np.linspace(sneaker, boot, 11)
     axes.plot(*steps.T, ".-", color=GREY, linewidth=1.4, markersize=7)
-    axes.plot(
-        *zip(sneaker, boot, bag, strict=True), "o", color=G, markersize=12
-    )
+    axes.plot(*zip(sneaker, boot, bag, strict=True), "o", color=G, markersize=12)
     write(axes, sneaker[0], sneaker[1] + 0.25, "Sneaker", 11, weight="bold")
     write(axes, boot[0], boot[1] - 0.25, "Ankle boot", 11, weight="bold")
     write(axes, bag[0], bag[1] + 0.25, "Bag", 11, weight="bold")
-    axes.plot(
-        *steps[3],
-        "o",
-        color="white",
-        markeredgecolor=G,
-        markeredgewidth=2.4,
-        markersize=12,
-    )
+    axes.plot(*steps[3], "o", color="white", markeredgecolor=G, markeredgewidth=2.4, markersize=12)
     write(axes, 2.05, 2.3, "70% Sneaker\n+ 30% Ankle boot", 11, ha="left")
     note = "Each label is one point, a row of the table.\n"
-    write(
-        axes, 2.75, 3.26, note + "Nothing was trained between the points.", 11
-    )
+    write(axes, 2.75, 3.26, note + "Nothing was trained between the points.", 11)
     return figure
 
 
@@ -447,9 +320,7 @@ DIAGRAMS = {
 
 def save(figure, path):
     """Write a PNG that also holds the words of the diagram, and nothing that changes by run."""
-    words = "\n".join(
-        text.get_text() for text in figure.axes[0].texts if text.get_text()
-    )
+    words = "\n".join(text.get_text() for text in figure.axes[0].texts if text.get_text())
     figure.savefig(path, metadata={"Software": None, "Description": words})
 
 
