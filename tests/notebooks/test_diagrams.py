@@ -10,6 +10,8 @@ import pytest
 from matplotlib.testing.compare import compare_images
 from PIL import Image, ImageDraw
 
+pytestmark = pytest.mark.slow  # two of them show images of the dataset
+
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 IMAGES = NOTEBOOKS / "images"
 spec = importlib.util.spec_from_file_location("diagrams", IMAGES / "diagrams.py")
