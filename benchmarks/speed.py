@@ -157,8 +157,8 @@ def package_steps(config, data, rows, create_engine):
     create_engine(sample, step) returns the engine to run the recipe's step with.
     """
     device, epoch_steps = data.images.device, steps_per_epoch(config, data)
-    step, set_schedule = recipe_of(config)
-    engine = create_engine(cg.sample_batch, step)
+    sample, step, set_schedule = recipe_of(config)
+    engine = create_engine(sample, step)
     state = cg.TrainingState.create(config, 0, device)
     state.stats = torch.zeros(epoch_steps, len(STATS), device=device)
 

@@ -32,6 +32,7 @@ class CGANConfig:
     recipe: ClassVar[str] = "original"
     recipes: ClassVar[dict[str, type]] = {}  # name -> the class of its configurations
     min_batch_size: ClassVar[int] = 1  # images that a training step needs
+    min_steps: ClassVar[int] = 8000  # updates of each network that other images need: `for_data`
 
     classes: tuple[str, ...] = FASHION_MNIST_CLASSES  # one name per label 0, 1, 2, ...
     image_shape: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
@@ -67,6 +68,23 @@ class CGANConfig:
             if name not in known:
                 raise TypeError(f"CGANConfig has no field {name!r}; it has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
+
+    def for_data(self, data) -> "CGANConfig":
+        """Return a copy that fits a `LabelledImages`: its classes, image shape and length.
+
+        Training needs steps, not epochs. If the epochs make fewer than `min_steps` steps, there are
+        more of them. The same few images are then seen so often that D gets far ahead of G; a first
+        decay rate of Adam of at most 0.5 keeps the two together (DCGAN: Radford et al. 2016, arXiv
+        1511.06434). For FashionMNIST the copy is equal.
+        """
+        config = self.replace(classes=tuple(data.classes), image_shape=tuple(data.images.shape[1:]))
+        steps_per_epoch = math.ceil(len(data) / self.batch_size)
+        if self.epochs * steps_per_epoch >= self.min_steps:
+            return config
+        return config.replace(
+            epochs=math.ceil(self.min_steps / steps_per_epoch),
+            betas=(min(0.5, self.betas[0]), self.betas[1]),
+        )
 
     @property
     def num_classes(self) -> int:

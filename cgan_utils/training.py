@@ -120,13 +120,13 @@ def train_epoch(
 
 
 @functools.singledispatch
-def recipe_of(config: CGANConfig) -> tuple[Callable, Callable | None]:
-    """Return a configuration's training step, and what sets its schedule before each step.
+def recipe_of(config: CGANConfig) -> tuple[Callable, Callable, Callable | None]:
+    """Return what a configuration trains with: `sample_batch`, `training_step` and a schedule.
 
-    The second is called with the state and the number of steps of the whole run, or is None. An
-    add-on registers both for its own kind of configuration.
+    The schedule is called before each step with the state and the number of steps of the whole run,
+    or is None. An add-on registers its own three for its own kind of configuration.
     """
-    return training_step, None
+    return sample_batch, training_step, None
 
 
 def train(
@@ -184,10 +184,10 @@ def train(
     total_steps = config.epochs * epoch_steps
     last_step = total_steps if max_steps is None else min(total_steps, max_steps)
 
-    recipe_step, set_schedule = recipe_of(config)
+    recipe_sample, recipe_step, set_schedule = recipe_of(config)
     if step is not None and engine == "auto":
         engine = "eager"  # it may do something else each time; the others record it once
-    run_step = make_engine(engine, device, last_step, sample_batch, step or recipe_step)
+    run_step = make_engine(engine, device, last_step, recipe_sample, step or recipe_step)
     if checkpoint_folder is not None:
         _check_folder(checkpoint_folder)
 

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import training
 from ._checks import check_count
 from .config import CGANConfig
+from .data import LabelledImages
 from .models import Generator, create_networks
 from .state import TrainingState
 from .training import discriminator_loss, generator_step, recipe_of
@@ -35,6 +37,7 @@ class TunedConfig(CGANConfig):
     """
 
     recipe: ClassVar[str] = "tuned"
+    min_steps: ClassVar[int] = 2000  # of 32 images or more: see `for_data`
 
     hidden_layers: int = 2
     learning_rate_decay: bool = False  # linearly, to 0 at the end of the last epoch
@@ -45,6 +48,7 @@ class TunedConfig(CGANConfig):
     edge_features: bool = False  # D also sees image gradients and an edge histogram
     matching_aware_weight: float = 0.0  # of the loss on real images with a wrong label; 0: none
     patch_decoder: bool = False  # G ends in one small MLP that generates a patch at every place
+    instance_noise: float = 0.0  # standard deviation of the noise on every image that D sees
 
     @classmethod
     def tuned(cls) -> "TunedConfig":
@@ -67,6 +71,22 @@ class TunedConfig(CGANConfig):
             matching_aware_weight=1.0,
             patch_decoder=True,
         )
+
+    def for_data(self, data) -> "TunedConfig":
+        """Return a copy that fits a `LabelledImages`: see `CGANConfig.for_data`.
+
+        It also has instance noise, without which D tells flat colours from generated ones by their
+        edges alone, and whole classes die; batches of 32 for fewer than 3,200 images, up to the
+        recipe's own size; and no matching-aware loss for a single class.
+        """
+        config, count = self, len(data)
+        batch_size = min(self.batch_size, max(32, count // 100), count)
+        while 0 < count % batch_size < self.min_batch_size:  # no last batch of one image
+            batch_size -= 1
+        if len(data.classes) == 1:
+            config = config.replace(matching_aware_weight=0.0)
+        config = config.replace(batch_size=batch_size, instance_noise=0.1)
+        return super(TunedConfig, config).for_data(data)
 
     @property
     def min_batch_size(self) -> int:
@@ -401,14 +421,38 @@ def update_ema(state: TrainingState) -> None:
         mean.lerp_(value, state.schedule["ema_weight"])
 
 
+def sample_batch(state: TrainingState, data: LabelledImages, batch: Tensor) -> tuple[Tensor, ...]:
+    """Return what `training.sample_batch` does, and with instance noise also the noise.
+
+    It is float (N, 2, C, H, W), for the real images and for the generated ones. D compares noisy
+    images with noisy images, so that no pattern finer than the noise gives one kind away: Sønderby
+    et al. 2016 (arXiv 1610.04490), appendix; Arjovsky & Bottou 2017 (arXiv 1701.04862).
+    """
+    inputs = training.sample_batch(state, data, batch)
+    deviation = state.config.instance_noise
+    if deviation == 0:
+        return inputs
+    count, *shape = inputs[0].shape
+    noise = torch.randn(count, 2, *shape, generator=state.rng, device=state.device)
+    return *inputs, noise.mul_(deviation)
+
+
 def training_step(
-    state: TrainingState, images: Tensor, labels: Tensor, z: Tensor, fake_labels: Tensor
+    state: TrainingState,
+    images: Tensor,
+    labels: Tensor,
+    z: Tensor,
+    fake_labels: Tensor,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Update D once, then G once as in `training.training_step`, then G's moving average.
 
-    Arguments and result are those of `training.training_step`; `set_schedule` comes before it.
+    Arguments and result are those of `training.training_step`, with the noise of `sample_batch`;
+    `set_schedule` comes before it.
     """
     fake = state.generator(z, fake_labels)
+    if noise is not None:
+        images, fake = images + noise[:, 0], fake + noise[:, 1]
     loss_d, real_logits, fake_logits = discriminator_step(state, images, labels, fake, fake_labels)
     loss_g = generator_step(state, fake, fake_labels)
     if state.generator_ema is not None:
@@ -439,4 +483,4 @@ def set_schedule(state: TrainingState, total_steps: int | None = None) -> None:
 
 @recipe_of.register
 def _(config: TunedConfig):
-    return training_step, set_schedule
+    return sample_batch, training_step, set_schedule

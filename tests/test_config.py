@@ -23,6 +23,25 @@ def test_replace_changes_only_the_copy():
         config.epochs = 3
 
 
+@pytest.mark.parametrize(
+    ("count", "epochs"),
+    [
+        (60_000, 10),  # the post's
+        (3_000, 86),  # 86 x 94 steps are the first whole number of epochs with 8,000
+        (20, 8_000),
+    ],
+)
+def test_for_data_counts_steps(count, epochs):
+    images = torch.zeros(count, 3, 4, 5, dtype=torch.uint8)
+    data = cg.LabelledImages(images, torch.arange(count) % 2, ("cat", "dog"))
+    config = cg.CGANConfig.original().for_data(data)
+    expected = {"classes": ("cat", "dog"), "image_shape": (3, 4, 5), "epochs": epochs}
+    if count < 60_000:
+        expected["betas"] = (0.5, 0.999)
+    assert config == cg.CGANConfig.original().replace(**expected)
+    assert cg.CGANConfig.original().replace(epochs=9_000).for_data(data).epochs == 9_000
+
+
 def test_to_dict_and_back():
     config = cg.CGANConfig.original().replace(classes=("a", "b"), betas=(0.0, 0.9))
     assert cg.CGANConfig.from_dict(config.to_dict()) == config

@@ -26,11 +26,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
-@pytest.fixture(params=sorted(cg.CGANConfig.recipes))
+@pytest.fixture(params=[*sorted(cg.CGANConfig.recipes), "tuned, noisy"])
 def recipe(request, tiny_config):
     """Each recipe at the tiny size, of 54 images: three whole batches and a short one."""
     sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim")
-    full = getattr(cg.CGANConfig, request.param)()
+    name, noisy, _ = request.param.partition(", noisy")
+    full = getattr(cg.CGANConfig, name)()
+    if noisy:
+        full = full.replace(instance_noise=0.1)
     return full.replace(
         batch_size=16, epochs=13, **{name: getattr(tiny_config, name) for name in sizes}
     )
@@ -74,15 +77,20 @@ def plain_loop(config, data, steps, device="cpu"):
             rng = make_rng(0, 2, epoch)
             batches = torch.randperm(len(data), generator=rng).split(config.batch_size)
         index = batches[position]
-        real = (data.images[index] / 127.5 - 1).to(device).requires_grad_()
+        real = (data.images[index] / 127.5 - 1).to(device)
         labels = data.labels[index].to(device)
         z = torch.randn(len(index), config.latent_dim, generator=state.rng, device=device)
         asked = torch.randint(3, (len(index),), generator=state.rng, device=device)
+        noise = torch.zeros(2, *real.shape, device=device)
+        if getattr(config, "instance_noise", 0):
+            shape = len(index), 2, *config.image_shape
+            noise = 0.1 * torch.randn(shape, generator=state.rng, device=device).transpose(0, 1)
+        real = (real + noise[0]).detach().requires_grad_()
         left = 1 - step / (config.epochs * per_epoch) if decays else 1
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = config.learning_rate * left
         one, zero = torch.ones(len(index), device=device), torch.zeros(len(index), device=device)
-        fake = g(z, asked)
+        fake = g(z, asked) + noise[1]
         logits = d(real, labels)
         loss = bce(logits.sigmoid(), one) + bce(d(fake.detach(), asked).sigmoid(), zero)
         if matching_aware:

@@ -113,6 +113,7 @@ SWITCHES = {
     "edge_features": {"edge_features": True},
     "matching_aware_weight": {"matching_aware_weight": 1.0, "projection": True},
     "patch_decoder": {"patch_decoder": True},
+    "instance_noise": {"instance_noise": 0.1},
 }
 
 
@@ -127,11 +128,40 @@ def test_each_switch_alone_trains_and_changes_something(switch, tiny_config, tin
 
 
 def test_every_switch_is_tried():
-    own = set(vars(tuned.TunedConfig)["__annotations__"]) - {"recipe"}
+    own = set(vars(tuned.TunedConfig)["__annotations__"]) - {"recipe", "min_steps"}
     assert own == set(SWITCHES)
 
 
 # -- the configuration
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "epochs"),
+    [
+        (60_000, 96, 40),
+        (6_000, 60, 40),
+        (3_000, 32, 40),
+        (600, 32, 106),  # 106 x 19 steps are the first number of whole epochs with 2,000
+        (97, 31, 500),  # 97 = 3 x 32 + 1: batch norm cannot train on the one
+        (30, 30, 2_000),
+    ],
+)
+def test_for_data_makes_enough_steps_of_enough_images(count, batch_size, epochs):
+    images = torch.zeros(count, 3, 8, 9, dtype=torch.uint8)
+    data = cg.LabelledImages(images, torch.arange(count) % 2, ("cat", "dog"))
+    config = TUNED.for_data(data)
+    assert (config.classes, config.image_shape) == (("cat", "dog"), (3, 8, 9))
+    assert (config.batch_size, config.epochs, config.instance_noise) == (batch_size, epochs, 0.1)
+    unchanged = TUNED.replace(classes=config.classes, image_shape=config.image_shape)
+    fitted = {"batch_size": 96, "epochs": 40, "instance_noise": 0.0}
+    assert config.replace(**fitted) == unchanged
+
+
+def test_for_data_of_one_class_has_no_wrong_labels_to_reject():
+    data = cg.LabelledImages(
+        torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9).long(), ("x",)
+    )
+    assert TUNED.for_data(data).matching_aware_weight == 0
 
 
 def test_tuned_is_the_same_data_and_its_own_kind():
@@ -436,6 +466,33 @@ def test_tuned_steps_equal_the_algorithm_written_out(tuned_config, batch):
     for name, value in state.generator_ema.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, average[name])
+
+
+def test_instance_noise_is_fresh_normal_noise_beside_the_plain_batch(tuned_config, tiny_data):
+    noisy = cg.TrainingState.create(tuned_config.replace(instance_noise=0.3), seed=1)
+    plain = cg.TrainingState.create(tuned_config, seed=1)
+    batch = torch.arange(54)
+    *inputs, noise = tuned.sample_batch(noisy, tiny_data, batch)
+    assert equal(inputs, tuned.sample_batch(plain, tiny_data, batch))
+    assert noise.shape == (54, 2, 1, 8, 8)  # each image's own: processes share a batch by rows
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)  # four standard errors
+    assert noise.std().item() == pytest.approx(0.3, rel=0.03)
+    assert not torch.equal(tuned.sample_batch(noisy, tiny_data, batch)[-1], noise)
+
+
+def test_the_discriminator_sees_every_image_with_its_noise(tuned_config, batch):
+    state = cg.TrainingState.create(tuned_config)
+    tuned.set_schedule(state)
+    images, _, z, fake_labels = batch
+    noise = torch.randn(16, 2, 1, 8, 8)
+    with torch.no_grad():
+        fake = copy.deepcopy(state.generator)(z, fake_labels)
+    seen = []
+    state.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    tuned.training_step(state, *batch, noise)
+    noisy_fake = fake + noise[:, 1]
+    expected = torch.cat([images + noise[:, 0], noisy_fake]), noisy_fake
+    assert equal(seen, expected)  # D's update, then G's
 
 
 def test_a_state_is_sampled_from_its_moving_average(tuned_config):
