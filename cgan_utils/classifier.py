@@ -1,17 +1,15 @@
-"""The evaluation classifier: a small CNN, trained once on the real training images and kept."""
+"""The evaluation classifier: a small CNN; FashionMNIST's is trained once and kept."""
 
 import hashlib
 import inspect
 import math
-import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ._checks import check_count, check_number, check_range, check_tensor
-from ._runtime import choose_device, make_rng, runs_folder, seeded, write_atomically
+from ._checks import check_count, check_number, check_range, check_tensor, check_tuple
+from ._runtime import choose_device, make_rng, progress_bar, runs_folder, seeded, write_atomically
 from .config import FASHION_MNIST_CLASSES
 from .data import load_fashion_mnist, normalize
 
@@ -21,22 +19,29 @@ WEIGHTS, ORDER = range(2)  # the purposes of a classifier's random numbers: see 
 
 
 class Classifier(nn.Module):
-    """Classify images: float32 (N, 1, 28, 28) in [-1, 1] -> logits (N, 10)."""
+    """Classify images: float32 (N, *image_shape) in [-1, 1] -> logits (N, len(classes))."""
 
-    def __init__(self):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        classes: tuple[str, ...] = FASHION_MNIST_CLASSES,
+    ):
         super().__init__()
+        self.image_shape, self.classes = image_shape, classes
+        channels, height, width = image_shape
+        places = math.ceil(height / 4) * math.ceil(width / 4)  # left after two strides of 2
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, kernel_size=5, stride=2, padding=2, bias=False),  # -> 14 x 14
+            nn.Conv2d(channels, 32, kernel_size=5, stride=2, padding=2, bias=False),  # -> H/2 x W/2
             nn.BatchNorm2d(32),
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1, bias=False),  # -> 7 x 7
+            nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1, bias=False),  # -> H/4 x W/4
             nn.BatchNorm2d(64),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(64 * 7 * 7, 128),
+            nn.Linear(64 * places, 128),
             nn.ReLU(),
         )
-        self.head = nn.Linear(128, len(FASHION_MNIST_CLASSES))
+        self.head = nn.Linear(128, len(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -47,35 +52,47 @@ def train_classifier(
     labels: Tensor,
     seed: int = 0,
     *,
-    epochs: int = 5,
+    classes: tuple[str, ...] = FASHION_MNIST_CLASSES,
+    balanced: bool = False,
+    epochs: int | None = None,
     batch_size: int = 256,
     learning_rate: float = 5e-3,
     progress: bool = True,
 ) -> Classifier:
-    """Train a `Classifier` on images float32 (N, 1, 28, 28) in [-1, 1] and labels int64 (N,).
+    """Train a `Classifier` on images float32 (N, C, H, W) in [-1, 1] and labels int64 (N,).
+
+    classes: the name of each label.
+    balanced: give each class the same weight in the loss, however many images it has.
+    epochs: None is 5, or more for few images: as many as make 200 steps.
 
     The optimiser is Adam, with a learning rate that rises and then falls to 0 (Smith & Topin 2017,
     arXiv 1708.07120). Returns the classifier in eval mode. Raises TypeError or ValueError, naming
     the argument, for values it cannot be trained with.
     """
-    check_images(images, labels)
+    check_tuple("classes", classes, str)
+    check_images(images, labels, ("C", "H", "W"), classes)
     check_count("seed", seed, minimum=0)
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size, minimum=2)  # batch norm compares the images of a batch
     check_number("learning_rate", learning_rate)
     if learning_rate == 0:
         raise ValueError("learning_rate must be positive; got 0")
-    classifier = _untrained(seed, images.device)
+    used = len(images) - (len(images) % batch_size == 1)  # in an epoch: no batch of one image
+    if used == 0:
+        raise ValueError("images must be two or more; got one")
+    batches = math.ceil(used / batch_size)
+    epochs = max(5, math.ceil(200 / batches)) if epochs is None else epochs
+    check_count("epochs", epochs)
+    classifier = _untrained(seed, images.device, tuple(images.shape[1:]), classes)
+    weight = 1 / labels.bincount(minlength=len(classes)).clamp(min=1) if balanced else None
     optimizer = torch.optim.Adam(classifier.parameters(), lr=learning_rate, fused=True)
-    steps = epochs * math.ceil(len(images) / batch_size)
+    steps = epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     order = make_rng(seed, ORDER)
-    bar = tqdm(total=steps, desc="classifier", disable=not progress, file=sys.stdout, leave=False)
-    with bar:
+    with progress_bar(progress=progress, total=steps, desc="classifier") as bar:
         for _ in range(epochs):
-            shuffled = torch.randperm(len(images), generator=order).to(images.device)
+            shuffled = torch.randperm(len(images), generator=order)[:used].to(images.device)
             for batch in shuffled.split(batch_size):
-                loss = F.cross_entropy(classifier(images[batch]), labels[batch])
+                loss = F.cross_entropy(classifier(images[batch]), labels[batch], weight)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -84,26 +101,27 @@ def train_classifier(
     return classifier.eval()
 
 
-def check_images(images: Tensor, labels: Tensor) -> None:
+def check_images(images: Tensor, labels: Tensor, image_shape: tuple, classes: tuple) -> None:
     """Raise TypeError or ValueError unless a `Classifier` can be trained on these or asked."""
-    check_tensor("images", images, torch.float32, "N", 1, 28, 28)
+    check_tensor("images", images, torch.float32, "N", *image_shape)
     check_tensor("labels", labels, torch.int64, len(images))
     low, high = images.aminmax()
     if not -1 <= low <= high <= 1:  # also raises for NaN
         raise ValueError(f"images must lie in [-1, 1]; got {low:g} to {high:g}")
     if low == 0 < high:  # exactly 0: the background of real images that were not normalised
         raise ValueError(f"images must lie in [-1, 1], not [0, {high:g}]: use `normalize`")
-    check_range("labels", labels, len(FASHION_MNIST_CLASSES))
+    check_range("labels", labels, len(classes))
 
 
-def _untrained(seed, device):
+def _untrained(seed, device, *form):
+    """Return a `Classifier(*form)` with initial parameters."""
     with seeded(seed, WEIGHTS):
-        classifier = Classifier()
+        classifier = Classifier(*form)
     return classifier.to(device, memory_format=torch.channels_last)  # faster convolutions on a CPU
 
 
 def load_classifier(device: str | torch.device = "auto", progress: bool = True) -> Classifier:
-    """Return the evaluation classifier in eval mode; the first call trains it.
+    """Return FashionMNIST's evaluation classifier in eval mode; the first call trains it.
 
     Raises RuntimeError unless its accuracy on the real test set is at least `MIN_ACCURACY`.
     """

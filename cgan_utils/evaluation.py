@@ -1,10 +1,13 @@
 """Metrics of a generator, each beside the value that real images reach.
 
-A small classifier, trained on the real training set, predicts the class of each image, and its
-features, the 128 outputs before its last layer, are compared. No single metric is enough: GAN-test
-cannot see missing variety, GAN-train cannot tell poor images from poor labels, and the Fréchet
-distance, density and coverage ignore the labels.
+A small classifier, trained on real images, predicts the class of each image, and its features, the
+128 outputs before its last layer, are compared. No single metric is enough: GAN-test cannot see
+missing variety, GAN-train cannot tell poor images from poor labels, and the Fréchet distance,
+density and coverage ignore the labels.
 """
+
+import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +25,15 @@ from .classifier import (
     train_classifier,
 )
 from .config import FASHION_MNIST_CLASSES
+from .data import LabelledImages, normalize
 from .models import Generator
 from .sampling import MAX_SEED, generator_of, sample
 from .state import TrainingState
 
-METRIC_IMAGES = 10_000  # as many as real test images, and with as many of each class
+METRIC_IMAGES = 10_000  # of FashionMNIST: as many as real test images
+HELD_OUT = 5  # one of so many images of your own, of each class, is a test image
+MIN_IMAGES = 50  # of each class: 10 are held out, so that an accuracy has steps of 0.1
+LONGEST_NAME = 30  # in a table; a longer one is cut
 
 METRICS = {  # key in a report -> name in a table
     "gan_test": "GAN-test",
@@ -41,17 +48,20 @@ METRICS = {  # key in a report -> name in a table
 def evaluate(
     generator: Generator | TrainingState,
     seed: int = 0,
+    data: LabelledImages | None = None,
     *,
-    gan_train_images: int = 60_000,
+    gan_train_images: int | None = None,
     progress: bool = True,
 ) -> dict:
-    """Measure a FashionMNIST generator and return a dict of plain numbers, ready for JSON.
+    """Measure a generator and return a dict of plain numbers, ready for JSON.
 
     generator: a Generator, or a TrainingState, whose moving average is used if it has one.
     seed: fixes the noise vectors and the GAN-train classifier; the evaluation classifier does not
         depend on it.
-    gan_train_images: 60,000, as many as real training images; fewer are faster and lower gan_train,
-        for real images too.
+    data: the images that the generator was trained on, 50 or more of each class; None is
+        FashionMNIST.
+    gan_train_images: for FashionMNIST. None is 60,000, as many as real training images; fewer are
+        faster and lower gan_train, for real images too.
 
     The metrics, defined by the functions below. Higher is better in gan_test (with `confusion`,
     which counts the class asked for (row) against the class predicted (column)), gan_train and
@@ -63,24 +73,44 @@ def evaluate(
     of the test images, which the classifier was not trained on, the others of training images in
     place of generated ones.
 
-    The evaluation classifier is trained once and kept in the runs folder. On one machine's CPU the
-    same seed gives the same report. Raises TypeError or ValueError for a generator that cannot be
-    measured, and RuntimeError if the classifier is not accurate enough.
+    FashionMNIST's evaluation classifier is trained once and kept in the runs folder. Of `data`, a
+    fifth of each class, always the same images, is held out as test images, and the others train
+    the evaluation classifier. The generator, however, was trained on all of them: one that repeats
+    its training images reaches the level of real images or more, and no metric here tells. The
+    classifier knows few images by heart, which makes them alike to it: the diversity of real images
+    is then below 1 (0.9 for 300 images of each class of FashionMNIST).
+
+    The Fréchet distance and density are of all images together, so the largest class counts most.
+    They and coverage depend on the number of images: compare only values for the same data.
+
+    On one machine's CPU the same seed gives the same report. Raises TypeError or ValueError for a
+    generator that cannot be measured or for data that do not fit it, and RuntimeError if
+    FashionMNIST's classifier is not accurate enough. Warns if the classifier of `data` is hardly
+    better than chance, as the metrics then mean little.
     """
     generator = generator_of(generator)
-    _check_arguments(generator.config, seed, gan_train_images)
+    check_count("seed", seed, minimum=0, maximum=MAX_SEED)
     device = generator.embedding.weight.device
-    classifier = load_classifier(device, progress)
-    test = real_images("test", device)
-    train_images, labels = (part[:gan_train_images] for part in real_images("train", device))
+    (train_images, labels), test = _real_images(generator.config, data, gan_train_images, device)
     images = sample(generator, labels, seed)
     if not images.isfinite().all():
         raise ValueError("generator makes images with NaN or infinity; they cannot be measured")
-    trained_on_generated = train_classifier(images, labels, seed, progress=progress)
-    trained_on_real = real_classifier(gan_train_images, device, progress)
+    train = partial(
+        train_classifier,
+        classes=generator.config.classes,
+        balanced=data is not None,
+        progress=progress,
+    )
+    if data is None:
+        classifier = load_classifier(device, progress)
+        trained_on_real = real_classifier(len(labels), device, progress)
+    else:
+        classifier = trained_on_real = train(train_images, labels)
+    trained_on_generated = train(images, labels, seed)
 
-    images, train_images, labels = (t[:METRIC_IMAGES] for t in (images, train_images, labels))
-    return {
+    gan_train_count, count = len(labels), len(test[0])
+    images, train_images, labels = (t[:count] for t in (images, train_images, labels))
+    report = {
         **gan_test(classifier, images, labels),
         **gan_train(trained_on_generated, *test),
         **distribution_metrics(classifier, images, labels, *test),
@@ -91,56 +121,64 @@ def evaluate(
         },
         "seed": seed,
         "classifier_seed": 0,
-        "images": {
-            "generated": METRIC_IMAGES,
-            "real_test": len(test[0]),
-            "gan_train": gan_train_images,
-        },
+        "images": {"generated": count, "real_test": count, "gan_train": gan_train_count},
     }
+    _warn_of_a_poor_classifier(report["real"]["gan_test"], len(classifier.classes))
+    return report
 
 
-def compute_metrics(classifier: Classifier, images: Tensor, labels: Tensor) -> dict:
+def compute_metrics(
+    classifier: Classifier, images: Tensor, labels: Tensor, real: LabelledImages | None = None
+) -> dict:
     """Compute the metrics of `evaluate` except GAN-train for any images, within seconds.
 
-    images float32 (N, 1, 28, 28) in [-1, 1]; labels int64 (N,) they were asked for, each class
-    twice or more. They are compared with N real test images (at most all 10,000). The Fréchet
-    distance, coverage and density depend on N: compare only values of the same N.
+    images float32 (N, C, H, W) in [-1, 1]; labels int64 (N,) they were asked for, each class
+    twice or more. They are compared with `real`, images that the classifier was not trained on, or,
+    if it is None, with N of FashionMNIST's test images (at most all 10,000). The Fréchet distance,
+    coverage and density depend on both numbers of images: compare only values of the same.
 
     Raises TypeError or ValueError, naming the argument, for anything else.
     """
     check_type("classifier", classifier, Classifier)
-    check_images(images, labels)
-    counts = labels.bincount(minlength=len(FASHION_MNIST_CLASSES))
-    if counts.min() < 2:
-        rare = FASHION_MNIST_CLASSES[counts.argmin()]
-        raise ValueError(f"labels must have each class twice or more; got {counts.min()} {rare}")
-    real, real_labels = (part[: len(images)] for part in real_images("test", images.device))
+    shape, classes = classifier.image_shape, classifier.classes
+    check_images(images, labels, shape, classes)
+    _check_counts("labels", labels, classes, minimum=2)
+    if real is None:
+        _check_fashion_mnist("real", shape, classes)
+        test = (part[: len(images)] for part in real_images("test", images.device))
+    else:
+        _check_data("real", real, shape, classes, minimum=2)
+        test = _tensors(real, images.device)
     return {
         **gan_test(classifier, images, labels),
-        **distribution_metrics(classifier, images, labels, real, real_labels),
+        **distribution_metrics(classifier, images, labels, *test),
     }
 
 
 def format_report(report: dict) -> str:
     """Format the report of `evaluate` as a text table; values for real images in brackets."""
     check_type("report", report, dict)
-    if missing := [name for name in (*METRICS, "confusion", "real") if name not in report]:
+    needed = (*METRICS, "gan_test_per_class", "confusion", "real")
+    if missing := [name for name in needed if name not in report]:
         raise ValueError(f"report must come from `evaluate`; it has no {', '.join(missing)}")
     real = report["real"]
+    names = list(report["gan_test_per_class"])
+    width = min(max(map(len, names)), LONGEST_NAME) + 1
+    heads = [f"{name if len(name) < width else name[: width - 2] + '…':{width}}" for name in names]
     lines = [f"{'':18}{'generated':>10}{'real':>10}"]
     for metric, name in METRICS.items():
         lines.append(f"{name:18}{report[metric]:10.3f}{real[metric]:10.3f}")
     metrics = [metric for metric in METRICS if f"{metric}_per_class" in report]
-    lines += ["", " " * 12 + "".join(f"{METRICS[metric]:>16}" for metric in metrics)]
-    for name in FASHION_MNIST_CLASSES:
+    lines += ["", " " * width + "".join(f"{METRICS[metric]:>16}" for metric in metrics)]
+    for name, head in zip(names, heads, strict=True):
         cells = (
             f"{report[key][name]:8.3f} ({real[key][name]:.3f})"
             for key in (f"{metric}_per_class" for metric in metrics)
         )
-        lines.append(f"{name:12}" + "".join(cells))
+        lines.append(head + "".join(cells))
     lines += ["", "asked (row), predicted by the classifier (column)"]
-    for name, row in zip(FASHION_MNIST_CLASSES, report["confusion"], strict=True):
-        lines.append(f"{name:12}" + "".join(f"{count:6}" for count in row))
+    for head, row in zip(heads, report["confusion"], strict=True):
+        lines.append(head + "".join(f"{count:6}" for count in row))
     return "\n".join(lines)
 
 
@@ -151,8 +189,9 @@ def gan_test(classifier: Classifier, images: Tensor, labels: Tensor) -> dict:
     is enough to make it 1. Shmelkov et al. 2018 (arXiv 1807.09499), section 3.
     """
     _, predicted = extract_features(classifier, images)
-    counts = multiclass_confusion_matrix(predicted, labels, len(FASHION_MNIST_CLASSES))
-    return _per_class("gan_test", predicted == labels, labels) | {"confusion": counts.tolist()}
+    counts = multiclass_confusion_matrix(predicted, labels, len(classifier.classes))
+    shares = _per_class("gan_test", predicted == labels, labels, classifier.classes)
+    return shares | {"confusion": counts.tolist()}
 
 
 def gan_train(classifier: Classifier, test_images: Tensor, test_labels: Tensor) -> dict:
@@ -164,7 +203,7 @@ def gan_train(classifier: Classifier, test_images: Tensor, test_labels: Tensor) 
     Score.
     """
     _, predicted = extract_features(classifier, test_images)
-    return _per_class("gan_train", predicted == test_labels, test_labels)
+    return _per_class("gan_train", predicted == test_labels, test_labels, classifier.classes)
 
 
 def distribution_metrics(
@@ -185,12 +224,12 @@ def distribution_metrics(
     density, covered = density_and_coverage(real, features)
     diversity = {
         name: _spread(features[labels == y]) / _spread(real[test_labels == y])
-        for y, name in enumerate(FASHION_MNIST_CLASSES)
+        for y, name in enumerate(classifier.classes)
     }
     return {
         "frechet": frechet_distance(real, features),
         "density": density,
-        **_per_class("coverage", covered, test_labels),
+        **_per_class("coverage", covered, test_labels, classifier.classes),
         "diversity": _mean(diversity),
         "diversity_per_class": diversity,
     }
@@ -246,12 +285,9 @@ def _spread(features):
     return torch.pdist(features).mean().item()
 
 
-def _per_class(metric, hits, labels):
+def _per_class(metric, hits, labels, classes):
     """Return the share of True among bools (N,), for each class and as the mean of the classes."""
-    shares = {
-        name: hits[labels == y].double().mean().item()
-        for y, name in enumerate(FASHION_MNIST_CLASSES)
-    }
+    shares = {name: hits[labels == y].double().mean().item() for y, name in enumerate(classes)}
     return {metric: _mean(shares), f"{metric}_per_class": shares}
 
 
@@ -267,11 +303,87 @@ def _check_features(name, features, columns, minimum=1):
         raise ValueError(f"{name} must have at least {minimum} rows; got {len(features)}")
 
 
-def _check_arguments(config, seed, gan_train_images):
-    if (config.classes, config.image_shape) != (FASHION_MNIST_CLASSES, (1, 28, 28)):
+# --- real images, and what must be true of them -------------------------------------------------
+
+
+def _real_images(config, data, gan_train_images, device):
+    """Return (images, labels) of training images and of test images; check the arguments first.
+
+    The first of the training images are as many of each class as the test images.
+    """
+    if data is None:
+        _check_fashion_mnist("data", config.image_shape, config.classes)
+        count = 60_000 if gan_train_images is None else gan_train_images
+        check_count("gan_train_images", count, minimum=METRIC_IMAGES, maximum=60_000)
+        return [part[:count] for part in real_images("train", device)], real_images("test", device)
+    if gan_train_images is not None:
+        raise ValueError(f"gan_train_images must be None with data; got {gan_train_images}")
+    if len(config.classes) == 1:
+        raise ValueError(f"generator must have classes to tell apart; got one, {config.classes[0]}")
+    _check_data("data", data, config.image_shape, config.classes, MIN_IMAGES)
+    train, test = _hold_out(data)
+    for y, name in enumerate(data.classes):
+        images = test.images[test.labels == y]
+        if (images == images[0]).all():
+            raise ValueError(
+                f"data must have different images of each class; those held out of {name} are equal"
+            )
+    return _tensors(train, device), _tensors(test, device)
+
+
+def _hold_out(data):
+    """Split data into training and test images: a fifth of each class, always the same.
+
+    The first of the training images have the labels of the test images, in the same order.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    labels = data.labels.cpu()[order]
+    parts = []
+    for y in range(len(data.classes)):
+        rows = order[labels == y]
+        count = len(rows) // HELD_OUT
+        parts.append(rows.tensor_split([count, 2 * count]))
+    test, alike, rest = (torch.cat(part) for part in zip(*parts, strict=True))
+    return data[torch.cat([alike, rest])], data[test]
+
+
+def _tensors(data, device):
+    return normalize(data.images.to(device)), data.labels.to(device)
+
+
+def _check_fashion_mnist(name, image_shape, classes):
+    if (image_shape, classes) != ((1, 28, 28), FASHION_MNIST_CLASSES):
         raise ValueError(
-            "generator must make 1 x 28 x 28 images of FashionMNIST's classes, the only ones that "
-            f"the classifier knows; got {config.image_shape} images of {', '.join(config.classes)}"
+            f"{name} must be given, unless it is FashionMNIST (1 x 28 x 28, ten classes); "
+            f"got none for {image_shape} images of {', '.join(classes)}"
         )
-    check_count("seed", seed, minimum=0, maximum=MAX_SEED)
-    check_count("gan_train_images", gan_train_images, minimum=METRIC_IMAGES, maximum=60_000)
+
+
+def _check_data(name, data, image_shape, classes, minimum):
+    """Raise unless these are images of this shape and these classes, enough of each."""
+    check_type(name, data, LabelledImages)
+    shape = tuple(data.images.shape[1:])
+    if (shape, data.classes) != (image_shape, classes):
+        raise ValueError(
+            f"{name} must be {image_shape} images of {', '.join(classes)}; "
+            f"got {shape} images of {', '.join(data.classes)}"
+        )
+    _check_counts(name, data.labels, classes, minimum)
+
+
+def _check_counts(name, labels, classes, minimum):
+    counts = zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True)
+    few = [f"{count} {each}" for each, count in counts if count < minimum]
+    if few:
+        raise ValueError(f"{name} must have {minimum} or more of each class; got {', '.join(few)}")
+
+
+def _warn_of_a_poor_classifier(accuracy, classes):
+    chance = 1 / classes
+    if accuracy < chance + (1 - chance) / 4:
+        warnings.warn(
+            f"the evaluation classifier is right for {accuracy:.0%} of the held-out images, with "
+            f"{chance:.0%} by chance: the metrics mean little. More images may help, or classes "
+            "that differ more",
+            stacklevel=3,
+        )

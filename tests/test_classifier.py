@@ -9,7 +9,7 @@ import torch
 
 import cgan_utils as cg
 from cgan_utils import classifier as module
-from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
+from cgan_utils.classifier import MIN_ACCURACY, Classifier, extract_features, real_images
 from cgan_utils.evaluation import gan_test
 
 pytestmark = pytest.mark.slow  # trains classifiers
@@ -83,3 +83,43 @@ def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
     assert torch.equal(first.head.weight, second.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_arguments_the_classifier_is_fashion_mnists():
+    classifier = Classifier()
+    shapes = [tuple(p.shape) for p in classifier.parameters() if p.dim() > 1]
+    assert shapes == [(32, 1, 5, 5), (64, 32, 3, 3), (128, 3136), (10, 128)]
+    assert classifier.classes == cg.FASHION_MNIST_CLASSES
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (2, 5, 13), (1, 4, 4)])
+def test_a_classifier_learns_images_of_any_shape(shape):
+    labels = torch.arange(65) % 2  # the second batch would be a single image
+    images = (torch.randn(65, *shape) * 0.1 + (labels - 0.5)[:, None, None, None]).clamp(-1, 1)
+    classifier = cg.train_classifier(
+        images, labels, classes=("dark", "bright"), batch_size=64, epochs=20, progress=False
+    )
+    features, predicted = extract_features(classifier, images)
+    assert features.shape == (65, 128)
+    assert torch.equal(predicted, labels)
+    assert classifier.features[1].num_batches_tracked == 20
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(256, 200), (30, 200), (2, 250)])
+def test_few_images_are_trained_on_for_200_steps_or_5_epochs(batch_size, steps):
+    images, labels = torch.rand(100, 1, 4, 4) * 2 - 1, torch.arange(100) % 10
+    classifier = cg.train_classifier(images, labels, batch_size=batch_size, progress=False)
+    assert classifier.features[1].num_batches_tracked == steps
+
+
+@pytest.mark.parametrize(("balanced", "shares"), [(False, [0.8, 0.2]), (True, [0.5, 0.5])])
+def test_balanced_classes_count_the_same(balanced, shares):
+    """Two images that say nothing of their class: the best guess is the share of each class."""
+    images = torch.rand(2, 1, 4, 4).mul(2).sub(1).repeat(50, 1, 1, 1)
+    labels = (torch.arange(100) % 5 == 0).long()
+    classifier = cg.train_classifier(
+        images, labels, classes=("common", "rare"), balanced=balanced, progress=False
+    )
+    with torch.no_grad():
+        found = classifier(images[:2]).softmax(dim=1)
+    torch.testing.assert_close(found, torch.tensor([shares, shares]), atol=0.02, rtol=0)

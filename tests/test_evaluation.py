@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,200 @@ def test_evaluate_repeats_itself_and_changes_nothing(real_report):
     assert all(torch.equal(value, weights[name]) for name, value in generator.state_dict().items())
 
 
-@pytest.fixture
+# --- images of one's own -------------------------------------------------------------------------
+
+
+def own_data(counts=(300, 300, 300), shape=(1, 8, 8)):
+    """Noisy images, each class brighter in its third of the columns, by a random amount."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    images = torch.rand(len(labels), *shape, generator=rng(0)) * 128
+    bright = torch.rand(len(labels), 1, 1, 1, generator=rng(1)) * 100 + 27
+    column = torch.arange(shape[2]) * len(counts) // shape[2]
+    images += bright * (column == labels[:, None, None, None])
+    return cg.LabelledImages(images.byte(), labels, tuple("abcdefghij"[: len(counts)]))
+
+
+class OwnImages(cg.Generator):
+    """A generator that returns images of the data; z selects one of the class asked for."""
+
+    def __init__(self, data, per_class=None, obeys=True):
+        shape = tuple(data.images.shape[1:])
+        super().__init__(cg.CGANConfig(classes=data.classes, image_shape=shape))
+        images = cg.normalize(data.images)
+        self.images = [images[data.labels == y][:per_class] for y in range(len(data.classes))]
+        self.obeys = obeys
+
+    def forward(self, z, labels):
+        rows, shown = torch.special.ndtr(z[:, :2].double()).T
+        shown = labels if self.obeys else (shown * len(self.images)).long()
+        chosen = ((self.images[y], row) for y, row in zip(shown.tolist(), rows, strict=True))
+        return torch.stack([images[int(row * len(images))] for images, row in chosen])
+
+
+quick = functools.partial(cg.train_classifier, epochs=15)  # 45 steps: the classes differ clearly
+
+
+def evaluate_own(data, train_classifier=quick, **kwargs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "train_classifier", train_classifier)
+        return cg.evaluate(OwnImages(data, **kwargs), data=data, progress=False)
+
+
+@pytest.fixture(scope="module")
+def own_report():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the evaluation classifier")  # it is good enough
+        return evaluate_own(own_data())
+
+
+def test_a_report_of_own_images_has_the_form_of_fashion_mnists(own_report, report):
+    def form(value):
+        """Names and types, without class names."""
+        if isinstance(value, list):
+            return list
+        return (
+            {key: form(v) for key, v in value.items()} if isinstance(value, dict) else type(value)
+        )
+
+    def of_classes(value):
+        return {key: tuple(v) for key, v in value.items() if key.endswith("_per_class")}
+
+    assert json.loads(json.dumps(own_report)) == own_report
+    for own, fashion in ((own_report, report), (own_report["real"], report["real"])):
+        assert own.keys() == fashion.keys()
+        assert all(type(own[key]) is type(fashion[key]) for key in fashion)
+        assert set(of_classes(own).values()) == {("a", "b", "c")}
+        assert [sum(row) for row in own["confusion"]] == [60] * 3
+    assert own_report["images"] == {"generated": 180, "real_test": 180, "gan_train": 720}
+
+
+def test_own_real_images_reach_the_ceilings(own_report):
+    real = own_report["real"]
+    assert real["gan_test"] > 0.95 and real["coverage"] > 0.8
+    for metric in ("gan_test", "gan_train"):
+        assert own_report[metric] == pytest.approx(real[metric], abs=0.05), metric
+    for metric in ("coverage", "density", "diversity"):
+        assert own_report[metric] == pytest.approx(real[metric], rel=0.3), metric
+    assert own_report["frechet"] < 2 * real["frechet"]
+
+
+def test_own_images_of_any_label_get_the_level_of_chance(own_report):
+    report = evaluate_own(own_data(), obeys=False)
+    assert report["real"] == own_report["real"]  # no matter which generator stands beside
+    assert report["gan_test"] == pytest.approx(1 / 3, abs=0.1)
+    assert report["gan_train"] < 0.6
+    assert report["frechet"] < 2 * report["real"]["frechet"]
+    assert report["coverage"] == pytest.approx(own_report["coverage"], abs=0.1)
+
+
+def test_one_own_image_per_class_has_no_diversity():
+    report = evaluate_own(own_data(), per_class=1)
+    assert report["diversity"] == pytest.approx(0, abs=1e-3)
+    assert report["coverage"] < 0.2
+    assert report["frechet"] > 5 * report["real"]["frechet"]
+    assert report["gan_test"] > 0.6
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12), (1, 4, 4)])
+def test_own_images_of_unequal_classes(shape):
+    trained = []
+
+    def train_classifier(images, labels, *args, **kwargs):
+        trained.append((images, labels.bincount().tolist(), kwargs["balanced"]))
+        return quick(images, labels, *args, **kwargs)
+
+    data = own_data((400, 99, 50), shape)
+    report = evaluate_own(data, train_classifier)
+    (real, of_real, _), (generated, of_generated, _) = trained
+    assert of_real == of_generated == [320, 80, 40] and not torch.equal(real, generated)
+    assert all(balanced for _, _, balanced in trained)
+    for metrics in (report, report["real"]):
+        assert [sum(row) for row in metrics["confusion"]] == [80, 19, 10]
+        assert min(metrics["gan_test_per_class"].values()) > 0.7
+        assert metrics["gan_test"] == pytest.approx(
+            sum(metrics["gan_test_per_class"].values()) / 3  # each class counts the same
+        )
+
+
+def test_held_out_images_are_a_fifth_of_each_class_and_train_nothing():
+    data = own_data((400, 99, 50))
+    before = torch.get_rng_state()
+    train, test = evaluation._hold_out(data)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert test.labels.bincount().tolist() == [80, 19, 10]
+    assert torch.equal(train.labels[: len(test)], test.labels)
+    rows = torch.cat([train.images, test.images]).flatten(1).unique(dim=0)
+    assert torch.equal(rows, data.images.flatten(1).unique(dim=0)) and len(rows) == len(data)
+    again = evaluation._hold_out(data)
+    assert torch.equal(again[1].images, test.images)
+    first = data.images[data.labels == 0][:80]  # a folder's first images may be alike
+    assert len(torch.cat([first, test.images]).flatten(1).unique(dim=0)) > 120
+
+
+def test_a_classifier_that_can_only_guess_is_warned_of():
+    data = own_data((100, 100, 100))
+    mixed = torch.randperm(300, generator=rng(0))
+    data = cg.LabelledImages(data.images, data.labels[mixed], data.classes)
+    with pytest.warns(
+        UserWarning, match="right for .*% of the held-out images, with 33% by chance"
+    ):
+        evaluate_own(data)
+
+
+def test_compute_metrics_with_own_real_images():
+    data = own_data((40, 40, 40))
+    images = cg.normalize(data.images)
+    classifier = quick(images, data.labels, classes=data.classes, progress=False)
+    same = cg.compute_metrics(classifier, images, data.labels, data)
+    assert same["frechet"] == pytest.approx(0, abs=1e-3)
+    assert same["coverage_per_class"] == {"a": 1, "b": 1, "c": 1}
+    with pytest.raises(ValueError, match=r"real must be given.* \(1, 8, 8\) images of a, b, c"):
+        cg.compute_metrics(classifier, images, data.labels)
+    with pytest.raises(ValueError, match=r"real must be .*; got .* images of a, b$"):
+        cg.compute_metrics(classifier, images, data.labels, data.subset(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, "data must be a LabelledImages", {"data": own_data().images}),
+        (
+            ValueError,
+            "data must have 50 or more of each class; got 49 b, 0 c$",
+            {"data": own_data((50, 49, 0))},
+        ),
+        (
+            ValueError,
+            r"data must be \(1, 8, 8\) images of a, b, c; got \(3, 8, 8\) images of a, b, c",
+            {"data": own_data(shape=(3, 8, 8))},
+        ),
+        (ValueError, "of a, b, c; got .* of a, b$", {"data": own_data((50, 50))}),
+        (ValueError, "gan_train_images must be None", {"gan_train_images": 10_000}),
+        (
+            ValueError,
+            "got one, a",
+            {"generator": OwnImages(own_data((50,))), "data": own_data((50,))},
+        ),
+    ],
+)
+def test_evaluate_names_what_is_wrong_with_the_data(error, message, arguments, monkeypatch):
+    monkeypatch.setattr(evaluation, "sample", None)  # refused before any work
+    data = own_data()
+    with pytest.raises(error, match=message):
+        cg.evaluate(**{"generator": OwnImages(data), "data": data} | arguments)
+
+
+def test_a_class_of_equal_images_is_refused():
+    data = own_data()
+    data.images[data.labels == 1] = 7
+    with pytest.raises(ValueError, match="different images of each class; those held out of b"):
+        evaluate_own(data)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
 def report():
     """The report of a generator that ships with the package."""
     return cg.pretrained.load_record("original")["metrics"]
@@ -277,6 +471,22 @@ def test_format_report_names_every_metric_and_class(report):
     assert f"{report['frechet']:.3f}" in table
     assert f"({report['real']['gan_train_per_class']['Bag']:.3f})" in table
     assert "FID" not in table
+
+
+def test_format_report_aligns_names_of_any_length(own_report):
+    long = "Canis lupus familiaris, seen from behind at dusk"
+
+    def renamed(value):
+        if not isinstance(value, dict):
+            return value
+        return {{"a": long}.get(key, key): renamed(each) for key, each in value.items()}
+
+    _, per_class, confusion = cg.format_report(renamed(own_report)).split("\n\n")
+    assert "Canis lupus familiaris, seen " in per_class and long not in per_class
+    for rows in (per_class.split("\n"), confusion.split("\n")[1:]):
+        assert len({len(row) for row in rows}) == 1
+    for name in "bc":
+        assert f"\n{name} " in per_class and f"\n{name} " in confusion
 
 
 def test_evaluate_command_prints_the_table_and_writes_json(report, tmp_path, monkeypatch, capsys):
