@@ -6,6 +6,7 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .classifier import load_classifier, train_classifier
 from .config import FASHION_MNIST_CLASSES, CGANConfig
 from .data import LabelledImages, load_fashion_mnist, normalize
+from .diagnosis import class_spread, nearest_centroid_accuracy
 from .evaluation import (
     compute_metrics,
     density_and_coverage,
@@ -38,6 +39,7 @@ __all__ = [
     "TrainingState",
     "choose_device",
     "class_grid",
+    "class_spread",
     "compute_metrics",
     "data_folder",
     "density_and_coverage",
@@ -52,6 +54,7 @@ __all__ = [
     "load_classifier",
     "load_fashion_mnist",
     "load_pretrained",
+    "nearest_centroid_accuracy",
     "normalize",
     "plot_class_grid",
     "plot_history",
