@@ -9,7 +9,8 @@ ACTIVE := $(firstword $(VIRTUAL_ENV) $(CONDA_PREFIX))
 HAS_PACKAGE := $(if $(ACTIVE),$(shell $(ACTIVE)/bin/python -I -c "from importlib.util import \
 find_spec as f; s = f('cgan_utils'); \
 print(bool(s and s.origin.startswith('$(CURDIR)/') and \
-all(map(f, ('jupyterlab', 'myst_nb', 'nbval', 'playwright', 'xdist')))))"))
+all(map(f, ('jupyterlab', 'myst_nb', 'nbval', 'onnxruntime', \
+'playwright', 'xdist')))))"))
 ifeq ($(HAS_PACKAGE),True)
 BIN := $(ACTIVE)/bin
 setup:
@@ -22,10 +23,10 @@ endif
 	@echo "Installing PyTorch and JupyterLab into .venv (about 5 GB, a few minutes) ..."
 	@if command -v uv >/dev/null; then \
 	    uv venv --quiet --allow-existing --python '>=3.11' .venv && \
-	    uv pip install --quiet --python .venv/bin/python -e '.[notebooks,book,test]'; \
+	    uv pip install --quiet --python .venv/bin/python -e '.[notebooks,book,export,test]'; \
 	else \
 	    $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')" && \
-	    $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet -e '.[notebooks,book,test]'; \
+	    $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet -e '.[notebooks,book,export,test]'; \
 	fi
 	@touch $@
 

@@ -1,19 +1,26 @@
 """The figures of the notebooks: image grids, loss curves, and the package's own source.
 
-The functions take plain tensors and lists and return a matplotlib Figure (or show one).
+The functions take plain tensors and lists and return a matplotlib Figure (or show one). pyplot does
+not keep these figures open, so their memory is free once nobody uses them.
 """
 
+import contextlib
+import functools
 import inspect
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import display
+from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -25,12 +32,19 @@ from .config import STATS
 COLOUR_D, COLOUR_G = "#0072B2", "#D55E00"
 
 
+class _Figure(Figure):
+    """A figure that pyplot does not know; a notebook shows it if it is the last value of a cell."""
+
+    def _repr_png_(self):
+        return _as_png(self).getvalue()
+
+
 def show(figure: Figure, alt: str, colours: int | None = 256) -> None:
     """Show a figure with alternative text, for screen readers and for readers of the plain text.
 
     colours: at most 256; fewer make a notebook with many figures smaller, and 32 still look nearly
-    the same. None keeps pale colours apart from grey, as a colour scale needs. Raises ValueError
-    without a text.
+    the same. None keeps pale colours apart from grey, as a colour scale needs. Outside IPython, as
+    in a script, this prints the text and how to save the figure. Raises ValueError without a text.
     """
     _check_alt(alt)
     _show_png(_reduce_colours(_as_png(figure), colours), alt)
@@ -71,7 +85,15 @@ def _as_png(figure):
 
 def _show_png(png, alt):
     bundle = {"image/png": png.getvalue(), "text/plain": alt}
-    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+    hint = "\n(Figures are shown in notebooks only; figure.savefig(path) saves one.)"
+    _display(bundle, hint, metadata={"image/png": {"alt": alt}})
+
+
+def _display(bundle, hint="", **options):
+    if get_ipython() is None:  # a script, where `display` would print all of the bundle, bytes too
+        print(bundle["text/plain"] + hint)
+    else:
+        display(bundle, raw=True, **options)
 
 
 def _reduce_colours(png, count):
@@ -96,7 +118,7 @@ def _reduce_colours(png, count):
 def show_source(*objects) -> None:
     """Show the source of functions or classes of the package, as the package has it."""
     code = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).rstrip() for thing in objects)
-    display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, raw=True)
+    _display({"text/markdown": f"```python\n{code}\n```", "text/plain": code})
 
 
 def plot_class_grid(
@@ -108,12 +130,13 @@ def plot_class_grid(
     The grey scale is fixed at -1..1: values out of range are clipped, not rescaled. Raises
     TypeError or ValueError for images that do not fit.
     """
-    figure = plt.figure(figsize=_grid_size(images, classes, dots=84))
+    figure = _Figure(figsize=_grid_size(images, classes, dots=84))
     axes = _add_grid(figure, images, classes, dots=84)
     if column_titles is not None:
         width = images.shape[3]
         places = [2 + width / 2 + i * (width + 2) for i in range(len(images) // len(classes))]
-        axes.set_xticks(places, column_titles)
+        titles, style = _plain_text(column_titles, width=11)
+        axes.set_xticks(places, titles, **style)
         axes.xaxis.tick_top()
     return figure
 
@@ -134,11 +157,12 @@ def plot_training_run(
     steps, means = _means_of_50(stats)
     width, height = _grid_size(images, classes, dots=56)
     total = 6.9 + width
-    figure = plt.figure(figsize=(total, height))
-    figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10)
+    figure = _Figure(figsize=(total, height))
+    (title,), style = _plain_text([title], width=120)
+    figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10, **style)
     losses = figure.add_axes((0, 0, 2.6 / total, 1))
     probabilities = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
-    _add_grid(figure, images, classes, dots=56, left=6.9)
+    _add_grid(figure, images, classes, dots=56, left=6.9, name_width=13)
     if healthy is not None:
         dashed = {"linestyle": "--", "linewidth": 1}
         healthy_steps, healthy_means = _means_of_50(healthy)
@@ -167,12 +191,13 @@ def plot_class_grids(
         raise ValueError("grids must be class grids of one size, at least one")
     width, height = _grid_size(next(iter(grids.values())), classes, dots=56)
     rows = math.ceil(len(grids) / across)
-    figure = plt.figure(figsize=(across * (width + 0.3), rows * (height + 0.55)))
-    for place, (title, images) in enumerate(grids.items()):
+    figure = _Figure(figsize=(across * (width + 0.3), rows * (height + 0.55)))
+    titles, style = _plain_text(grids)
+    for place, (title, images) in enumerate(zip(titles, grids.values(), strict=True)):
         row, column = divmod(place, across)
         left, bottom = column * (width + 0.3), (rows - 1 - row) * (height + 0.55)
         axes = _add_grid(figure, images, classes, dots=56, left=left, bottom=bottom)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, **style)
         axes.tick_params(labelleft=column == 0)
     return figure
 
@@ -184,14 +209,14 @@ def plot_images(images: Tensor, titles: Sequence[str], columns: int = 8) -> Figu
         raise ValueError(f"titles must be one per image, {len(images)}; got {len(titles)}")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(1.4 * columns, 1.7 * rows), squeeze=False, layout="constrained"
-    )
+    figure = _Figure(figsize=(1.4 * columns, 1.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
+    titles, style = _plain_text(titles)
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
         _draw_grid(axes, image[None], 1)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, **style)
     return figure
 
 
@@ -205,7 +230,8 @@ def plot_history(
     """
     x = [every * (i + 1) for i in range(len(history["loss_d"]))]
     style = {"markersize": 4 if len(x) <= 40 else 0}
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    figure = _Figure(figsize=(11, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
     loss_d, loss_g, probabilities = panels
     _plot_loss(loss_d, x, history["loss_d"], "D", style)
     _plot_loss(loss_g, x, history["loss_g"], "G", style)
@@ -237,11 +263,13 @@ def plot_matrix(
             f"matrix must have a row and a column for each of the {len(classes)} classes; "
             f"got {tuple(matrix.shape)}"
         )
-    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
+    figure = _Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
     colours = "PuOr" if limits[0] == -limits[1] else "cividis"
     image = axes.imshow(matrix.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    names, style = _plain_text(classes)
+    axes.set_xticks(range(len(classes)), names, rotation=45, ha="right", **style)
+    axes.set_yticks(range(len(classes)), names, **style)
     axes.set(xlabel=columns, ylabel=rows)
     figure.colorbar(image, label=label)
     return figure
@@ -251,7 +279,8 @@ def plot_class_bars(
     values: Mapping[str, float], ceilings: Mapping[str, float], label: str
 ) -> Figure:
     """Plot a bar per class, and a line at the value of real images. Both: {class name: value}."""
-    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    figure = _Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
     places = range(len(values))
     axes.bar(places, values.values(), color=COLOUR_G, label="generated")
     axes.hlines(
@@ -261,7 +290,8 @@ def plot_class_bars(
         color="black",
         label="real images",
     )
-    axes.set_xticks(places, values, rotation=30, ha="right")
+    names, style = _plain_text(values)
+    axes.set_xticks(places, names, rotation=30, ha="right", **style)
     axes.set(ylabel=label, ylim=(0, 1.05))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
     return figure
@@ -288,7 +318,7 @@ def _grid_size(images, classes, dots):
     return (2 + columns * (width + 2)) * inches, (2 + len(classes) * (height + 2)) * inches
 
 
-def _add_grid(figure, images, classes, dots, left=0, bottom=0):
+def _add_grid(figure, images, classes, dots, left=0, bottom=0, name_width=20):
     """Add a class grid to the figure, `left` and `bottom` inches from its corner."""
     width, height = _grid_size(images, classes, dots)
     over_x, over_y = figure.get_size_inches()
@@ -296,8 +326,58 @@ def _add_grid(figure, images, classes, dots, left=0, bottom=0):
     _draw_grid(axes, images, len(images) // len(classes))
     image_height = images.shape[2]
     places = [2 + image_height / 2 + row * (image_height + 2) for row in range(len(classes))]
-    axes.set_yticks(places, classes)  # outside the figure; saving it makes room for them
+    names, style = _plain_text(classes, name_width)
+    axes.set_yticks(places, names, **style)  # outside the figure; saving it makes room for them
     return axes
+
+
+def _plain_text(names, width=20, lines=2):
+    """Return names as a figure has room for them, and the properties that set them as they are.
+
+    A $ is a $, and not the start of a formula. Characters that the usual font lacks come from an
+    installed font that has them; where none has, they become U+FFFD, with one warning.
+    """
+    names = [_cut(str(name), width, lines) for name in names]
+    usual = get_font(findfont(FontProperties()))
+    fonts = {
+        character: _installed_font(character)
+        for character in sorted({*"".join(names)} - {"\n"})
+        if not usual.get_char_index(ord(character))
+    }
+    unknown = [character for character, font in fonts.items() if font is None]
+    if unknown:
+        named = [name for name in names if not {*name}.isdisjoint(unknown)]
+        _warn_once(
+            f"no installed font has the characters {' '.join(unknown)} of {', '.join(named)}; the "
+            "figures have \N{REPLACEMENT CHARACTER} there; fonts such as Noto's have them"
+        )
+        replaced = str.maketrans(dict.fromkeys(unknown, "\N{REPLACEMENT CHARACTER}"))
+        names = [name.translate(replaced) for name in names]
+    families = [*rcParams["font.family"], *{font: None for font in fonts.values() if font}]
+    return names, {"parse_math": False, "fontfamily": families}
+
+
+@functools.cache
+def _warn_once(message):  # and not with each epoch's figure
+    warnings.warn(message, stacklevel=4)
+
+
+def _cut(name, width, count):
+    lines = [part for line in name.splitlines() for part in textwrap.wrap(line, width) or [""]]
+    if len(lines) > count:
+        lines[count - 1 :] = [lines[count - 1][: width - 1] + "…"]
+    return "\n".join(lines)
+
+
+@functools.cache
+def _installed_font(character):
+    """Return the family of an installed font that has the character, sans-serif first, or None."""
+    for font in sorted(fontManager.ttflist, key=lambda font: "Sans" not in font.name):
+        with contextlib.suppress(OSError, RuntimeError):  # a font file that is gone or damaged
+            has = get_font(font.fname).get_char_index(ord(character))
+            if has and "Last Resort" not in font.name:  # which has a box for every character
+                return font.name
+    return None
 
 
 def _plot_loss(axes, x, values, network, style):

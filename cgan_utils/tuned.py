@@ -129,8 +129,7 @@ class TunedGenerator(Generator):
         h = inputs = torch.cat([z, embedded], dim=1)
         for layer, norm in zip(self.hidden, self.norms, strict=True):
             h = F.relu(norm(layer(h), inputs))
-        images = torch.tanh(self.output(h, inputs))
-        return images.reshape(len(z), *self.config.image_shape)
+        return torch.tanh(self.output(h, inputs))
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -196,9 +195,10 @@ class _LinearDecoder(nn.Linear):
 
     def __init__(self, config):
         super().__init__(config.hidden_dim, config.image_size)
+        self.image_shape = config.image_shape
 
     def forward(self, h, inputs):
-        return super().forward(h)
+        return super().forward(h).unflatten(1, self.image_shape)
 
 
 class _NoNorm(nn.Module):

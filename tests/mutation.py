@@ -275,6 +275,8 @@ FAULTS = {
         (".clamp(0, 1)", ".sub(-9).div(18)"),
         ("2 * math.log(2)", "math.log(2)"),
         ("    plt.close(figure)\n", ""),
+        ('"parse_math": False', '"parse_math": True'),
+        ('and "Last Resort" not in font.name', ""),
     ],
 }  # fmt: skip
 

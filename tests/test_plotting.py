@@ -1,11 +1,17 @@
 """Figures are read back: which values they show, where, and under which name."""
 
+import gc
 import inspect
 import io
+import warnings
+import weakref
 
 import matplotlib
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 import cgan_utils as cg
@@ -18,6 +24,7 @@ CLASSES = ("first", "second", "third")
 @pytest.fixture
 def displayed(monkeypatch):
     calls = []
+    monkeypatch.setattr(plotting, "get_ipython", object)
     monkeypatch.setattr(plotting, "display", lambda data, **options: calls.append((data, options)))
     return calls
 
@@ -168,13 +175,116 @@ def test_class_bars_and_their_ceilings():
 
 
 def test_show_gives_the_image_and_its_alternative_text(displayed):
-    open_before = set(plotting.plt.get_fignums())
     cg.show(cg.plot_images(torch.zeros(1, 1, 8, 8), ["grey"]), alt="A grey square.")
     ((data, options),) = displayed
     assert data["text/plain"] == "A grey square."
     assert options["metadata"]["image/png"]["alt"] == "A grey square."
     assert colours_of(data)[0][1] == (127, 127, 127)  # besides the white around it
-    assert set(plotting.plt.get_fignums()) == open_before  # closed: the notebook shows it once
+
+
+def test_a_figure_of_pyplot_that_was_shown_is_closed(displayed):
+    open_before = set(plotting.plt.get_fignums())
+    cg.show(plotting.plt.figure(), alt="Nothing.")  # else a notebook would show it twice
+    assert len(displayed) == 1 and set(plotting.plt.get_fignums()) == open_before
+
+
+def test_without_a_notebook_the_text_is_printed_and_how_to_save(capsys):
+    figure = cg.plot_images(torch.zeros(1, 1, 8, 8), ["grey"])
+    cg.show(figure, alt="A grey square.")
+    shown = capsys.readouterr().out
+    plotting.show_animation([figure, figure], alt="A grey square.")
+    assert capsys.readouterr().out == shown
+    text, hint = shown.splitlines()
+    assert text == "A grey square." and "figure.savefig(path)" in hint
+    cg.show_source(cg.Generator.forward)
+    assert capsys.readouterr().out.startswith("def forward(self, z: Tensor, labels: Tensor)")
+
+
+IMAGES = torch.zeros(9, 1, 8, 8)
+PLOTS = {  # every plot that shows names of classes, here of three
+    "grid": lambda names: cg.plot_class_grid(IMAGES, names, names),
+    "grids": lambda names: plotting.plot_class_grids({name: IMAGES for name in names}, names),
+    "images": lambda names: cg.plot_images(IMAGES[:3], names),
+    "run": lambda names: plotting.plot_training_run(names[0], torch.rand(60, 4), IMAGES, names),
+    "matrix": lambda names: plotting.plot_matrix(torch.eye(3), names, "label", (0, 1)),
+    "bars": lambda names: plotting.plot_class_bars(*[dict.fromkeys(names, 0.5)] * 2, "label"),
+}
+every_plot = pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+
+
+def texts(figure):
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def test_pyplot_keeps_no_figure_and_no_memory():
+    open_before = plotting.plt.get_fignums()
+    figures = [plot(CLASSES) for plot in PLOTS.values()]
+    figures.append(cg.plot_history({name: [0.5] for name in plotting.STATS}))
+    assert plotting.plt.get_fignums() == open_before
+    kept = [weakref.ref(figure) for figure in figures]
+    del figures
+    gc.collect()
+    assert not any(reference() for reference in kept)
+
+
+def test_a_notebook_shows_a_figure_that_is_the_value_of_a_cell():
+    data, _ = DisplayFormatter().format(cg.plot_images(torch.zeros(1, 1, 8, 8), ["grey"]))
+    assert Image.open(io.BytesIO(data["image/png"])).width > 80
+
+
+@every_plot
+def test_a_dollar_in_a_name_is_a_dollar(plot):
+    names = ("$5 to $10", "Ba$$in", r"\$x\$")
+    figure = plot(names)
+    figure.savefig(io.BytesIO())  # as a formula, $$ raises
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    found = [text for text in texts(figure) if text.get_text() in names]
+    assert {text.get_text() for text in found} == {*names}
+    for text in found:
+        style = {"size": text.get_size(), "rotation": text.get_rotation(), "parse_math": False}
+        expected = figure.text(0, 0, text.get_text(), **style)
+        extents = [each.get_window_extent(renderer).width for each in (text, expected)]
+        assert extents[0] == pytest.approx(extents[1], abs=1)
+
+
+@every_plot
+def test_characters_come_from_a_font_that_has_them(plot):
+    name = "\N{LATIN SMALL LETTER D WITH PALATAL HOOK}"  # in matplotlib's STIX, not in its DejaVu
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a box
+        figure = plot((name, "b", "c"))
+        figure.savefig(io.BytesIO(), bbox_inches="tight")
+    assert name in {text.get_text() for text in texts(figure)}
+
+
+def test_one_warning_names_the_class_whose_characters_no_font_has():
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            figure = PLOTS["grids"](("cat", "dog\u0378", "cow"))  # \u0378 stands for no character
+            figure.savefig(io.BytesIO(), bbox_inches="tight")
+    (warning,) = warned
+    assert "dog\u0378" in str(warning.message) and "cat" not in str(warning.message)
+    assert {"cat", "dog\N{REPLACEMENT CHARACTER}"} <= {text.get_text() for text in texts(figure)}
+
+
+LONG = "a name, " * 40
+
+
+@every_plot
+def test_long_names_are_cut_and_leave_the_layout(plot):
+    sizes = []
+    for names in (("twenty characters :)", "b\nb", "c"), (LONG, "b\nb\nb\nb", "c" * 300)):
+        png = io.BytesIO()
+        figure = plot(names)
+        figure.savefig(png, dpi=100, bbox_inches="tight")
+        places = [axes.get_window_extent().bounds for axes in figure.axes]
+        sizes.append([*Image.open(png).size, *torch.tensor(places)[:, 2:].flatten().tolist()])
+    usual, large = sizes
+    assert large == pytest.approx(usual, rel=0.25)
+    lines = [text.get_text().splitlines() for text in texts(figure)]
+    assert any(line[0].startswith("a name") for line in lines)
+    assert max(map(len, lines)) == 2 and ["b", "b…"] in lines
 
 
 def colours_of(data):
@@ -208,18 +318,15 @@ def test_show_source_is_the_package_source(displayed):
     assert data["text/markdown"] == f"```python\n{data['text/plain']}\n```"
 
 
-IMAGES = torch.zeros(6, 1, 8, 8)
-
-
 @pytest.mark.parametrize(
     ("mistake", "error", "message"),
     [  # each would otherwise show something wrong without an error
         (lambda: cg.plot_class_grid(IMAGES.byte(), CLASSES), TypeError, "images must be a float"),
         (lambda: cg.plot_class_grid(IMAGES[:5], CLASSES), ValueError, "images must be as many"),
         (lambda: cg.plot_class_grid(IMAGES / 0, CLASSES), ValueError, "images must be finite"),
-        (lambda: cg.plot_images(IMAGES[:, 0], [""] * 6), ValueError, "images must have shape"),
-        (lambda: cg.plot_images(IMAGES.expand(-1, 2, 8, 8), [""] * 6), ValueError, "1 or 3"),
-        (lambda: cg.plot_images(IMAGES, [""] * 5), ValueError, "titles must be one per image"),
+        (lambda: cg.plot_images(IMAGES[:, 0], [""] * 9), ValueError, "images must have shape"),
+        (lambda: cg.plot_images(IMAGES.expand(-1, 2, 8, 8), [""] * 9), ValueError, "1 or 3"),
+        (lambda: cg.plot_images(IMAGES, [""] * 8), ValueError, "titles must be one per image"),
         (
             lambda: plotting.plot_class_grids({"a": IMAGES, "b": IMAGES[:3]}, CLASSES),
             ValueError,

@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
@@ -51,6 +52,11 @@ def test_python_blocks(few_images):
     assert cg.sample(names["state"], "dog").shape == (1, 3, 32, 32)
     for block in more:
         exec(block, names)
+    session = onnxruntime.InferenceSession("runs/tuned.onnx")
+    z, labels = 1.1 * cg.sample_latent(5, 64, seed=1), torch.arange(5)
+    (images,) = session.run(["images"], {"z": z.numpy(), "labels": labels.numpy()})
+    expected = cg.sample(names["generator"], labels, seed=1)
+    torch.testing.assert_close(torch.from_numpy(images), expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.slow
