@@ -52,7 +52,7 @@ class TrainingState:
 
         return cls(
             config=config,
-            seed=seed,
+            seed=int(seed),
             generator=generator,
             discriminator=discriminator,
             generator_ema=generator_ema,
