@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._checks import check_count, check_number, check_range, check_tensor
-from ._runtime import choose_device, make_rng, runs_folder, seeded, write_atomically
+from ._runtime import (
+    choose_device,
+    default_modes,
+    make_rng,
+    runs_folder,
+    seeded,
+    write_atomically,
+)
 from .config import FASHION_MNIST_CLASSES
 from .data import load_fashion_mnist, normalize
 
@@ -42,6 +49,7 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
 
+@default_modes()
 def train_classifier(
     images: Tensor,
     labels: Tensor,
