@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -49,7 +49,7 @@ def kind(value):
 
 def check_count(name, value, minimum=1, maximum=math.inf):
     """Raise unless `value` is a whole number from `minimum` to `maximum`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):  # numpy's are whole numbers too
         raise TypeError(f"{name} must be a whole number; got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
@@ -59,7 +59,7 @@ def check_count(name, value, minimum=1, maximum=math.inf):
 
 def check_number(name, value):
     """Raise unless `value` is a finite number, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite; got {value}")

@@ -1,7 +1,8 @@
-"""Where a run takes place: folders, files, progress, device, random seeds, interrupts."""
+"""Where a run takes place: folders, files, progress, device, modes, random seeds, interrupts."""
 
 import contextlib
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 
@@ -28,10 +30,14 @@ def data_folder() -> Path:
 def runs_folder() -> Path:
     """Return the folder of checkpoints and images: CGAN_RUNS_DIR, else runs/ beside the README.
 
-    The folder is created if it does not exist.
+    The folder is created if it does not exist; raises OSError if it cannot be.
     """
     folder = Path(os.environ.get("CGAN_RUNS_DIR") or project_folder() / "runs")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "set CGAN_RUNS_DIR to a folder that you can write to"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", str(folder)) from error
     return folder
 
 
@@ -39,6 +45,26 @@ def make_writable(folder):
     """Create the folder if need be; raise OSError unless files can be written to it."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep a folder for oneself for a while; raise BlockingIOError, naming who has it, if one does.
+
+    The operating system holds the lock: it ends with the process, however that ends.
+    """
+    holder = folder / ".lock-holder"
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise BlockingIOError(f"{folder} is in use by {name}") from None
+    with lock:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
 
 
 def progress_bar(iterable=None, *, progress=True, **options):
@@ -51,7 +77,7 @@ def write_atomically(path, write):
 
     The file is written beside its final name, flushed to the disk, then renamed, so that an
     interruption at any moment leaves the previous file or the new one. Missing folders are
-    created; returns the path.
+    created; returns the path. An OSError, such as that of a full disk, names it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +88,11 @@ def write_atomically(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it
+        if getattr(cause, "errno", None) is not None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -86,6 +117,27 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         raise ValueError(
             f"device must be 'auto', 'cpu' or a device this machine has; got {device!r} ({reason})"
         ) from error
+
+
+@contextlib.contextmanager
+def default_modes():
+    """Leave the caller's modes of PyTorch for a while: autocast, inference, no_grad, float64.
+
+    What is computed within has the same bits in all of them, and networks can be trained later.
+    """
+    accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast(accelerator.type, enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def make_rng(seed, *purpose, device="cpu"):

@@ -4,6 +4,7 @@ A checkpoint is one file with everything that training needs to go on: configura
 optimisers, the state of the random numbers, the step counter and the history.
 """
 
+import contextlib
 import logging
 import os
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ._checks import check_count, check_type
-from ._runtime import choose_device, write_atomically
+from ._runtime import choose_device, default_modes, locked, make_writable, write_atomically
 from .config import CGANConfig
 from .state import TrainingState
 
@@ -92,8 +93,45 @@ def list_checkpoints(folder):
     return sorted(folder.glob("step-*.pt"), key=written, reverse=True)
 
 
+@contextlib.contextmanager
+def claimed_folder(checkpoint_folder, resume_from):
+    """Keep a checkpoint folder, if any, for one training; raise ValueError where that cannot be.
+
+    It can be created or written to, nobody else is training into it, and the checkpoints in it, if
+    any, are those of the training that goes on.
+    """
+    if checkpoint_folder is None:
+        yield
+        return
+    check_type("checkpoint_folder", checkpoint_folder, str, os.PathLike)
+    folder = Path(checkpoint_folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            make_writable(folder)
+            stack.enter_context(locked(folder))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"checkpoint_folder: {error}; wait for its end, or choose another folder"
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint_folder must be one that can be written to; got {folder} ({error})"
+            ) from error
+        earlier = list_checkpoints(folder)
+        if earlier and not (resume_from and folder.samefile(Path(resume_from).parent)):
+            raise ValueError(
+                f"checkpoint_folder: {folder} has the checkpoints of an earlier training; go on "
+                f"with resume_from={str(earlier[0])!r}, or choose another folder"
+            )
+        yield
+
+
+@default_modes()
 def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> TrainingState:
     """Read a `TrainingState` back; it continues exactly where it was saved.
+
+    Its networks are in eval mode, ready to generate images; `train` goes on in train mode, and
+    before a `training_step` by hand `state.generator.train()` is needed, for batch norm.
 
     Only tensors and plain values are unpickled (`weights_only=True`), so a file from a stranger
     cannot run code. Raises FileNotFoundError if there is no such file, ValueError if it is damaged
@@ -116,6 +154,8 @@ def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
         state = TrainingState.create(config, contents["seed"], device)
         for name, part in _parts(state).items():
             part.load_state_dict(contents[name])
+        for network in (state.generator, state.discriminator):
+            network.eval()
         for name in ("step", "stats", "history", "engine"):
             setattr(state, name, contents[name])
         if contents["device"] == state.device.type:  # another device samples other noise anyway

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_count, check_number, check_range, check_tensor, check_tuple
-from ._runtime import choose_device, make_rng, progress_bar, runs_folder, seeded, write_atomically
+from ._runtime import (
+    choose_device,
+    default_modes,
+    make_rng,
+    progress_bar,
+    runs_folder,
+    seeded,
+    write_atomically,
+)
 from .config import FASHION_MNIST_CLASSES
 from .data import load_fashion_mnist, normalize
 
@@ -47,6 +55,7 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
 
+@default_modes()
 def train_classifier(
     images: Tensor,
     labels: Tensor,

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import numpy as np
+
 from ._checks import check_count, check_number, check_tuple, check_type
 
 FASHION_MNIST_CLASSES = (
@@ -110,6 +112,8 @@ class CGANConfig:
         return cls.recipes[values.pop("recipe")]().replace(**values)
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         check_tuple("classes", self.classes, str)
         if len(self.classes) < 1 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct names, at least one; got {self.classes}")
@@ -129,6 +133,13 @@ class CGANConfig:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1); got {self.betas}")
+
+
+def _plain(value):
+    """Return numpy's scalars as Python's, also in a tuple: no file then needs numpy to be read."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 CGANConfig.recipes[CGANConfig.recipe] = CGANConfig

@@ -20,7 +20,8 @@ def sample_latent(count: int, latent_dim: int, seed: int = 0) -> Tensor:
     check_count("count", count, minimum=0)
     check_count("latent_dim", latent_dim)
     check_count("seed", seed, minimum=0, maximum=MAX_SEED)
-    return torch.randn(count, latent_dim, generator=torch.Generator().manual_seed(seed))
+    rng = torch.Generator().manual_seed(int(seed))
+    return torch.randn(count, latent_dim, generator=rng, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -60,10 +61,12 @@ def sample(
     check_count("batch_size", batch_size)
 
     network = copy.deepcopy(generator).eval()
-    images = torch.empty(len(labels), *config.image_shape, device=latent.device)
-    for start in range(0, len(labels), batch_size):
-        rows = slice(start, start + batch_size)
-        images[rows] = network(latent[rows], labels[rows].to(latent.device))
+    shape, device = (len(labels), *config.image_shape), latent.device
+    images = torch.empty(shape, device=device, dtype=torch.float32)
+    with torch.autocast(device.type, enabled=False):  # the caller's would change the images
+        for start in range(0, len(labels), batch_size):
+            rows = slice(start, start + batch_size)
+            images[rows] = network(latent[rows], labels[rows].to(device))
     return images
 
 

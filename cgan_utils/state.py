@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ._checks import check_count, check_type
-from ._runtime import choose_device, make_rng, seeded
+from ._runtime import choose_device, default_modes, make_rng, seeded
 from .config import CGANConfig
 from .models import create_networks
 
@@ -32,10 +32,14 @@ class TrainingState:
     engine: str | None = None  # the engine that ran the last training
 
     @classmethod
+    @default_modes()
     def create(
         cls, config: CGANConfig, seed: int = 0, device: str | torch.device = "cpu"
     ) -> "TrainingState":
-        """Return fresh networks and optimisers: for one seed the same on every device."""
+        """Return fresh networks and optimisers: for one seed the same on every device.
+
+        The networks are in train mode: a `training_step` can follow.
+        """
         check_type("config", config, CGANConfig)
         check_count("seed", seed, minimum=0)
         device = choose_device(device)
@@ -52,7 +56,7 @@ class TrainingState:
 
         return cls(
             config=config,
-            seed=seed,
+            seed=int(seed),
             generator=generator,
             discriminator=discriminator,
             generator_ema=generator_ema,

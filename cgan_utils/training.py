@@ -9,17 +9,23 @@ import dataclasses
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ._checks import check_count, check_type
-from ._runtime import choose_device, deferred_interrupts, make_writable, progress_bar
-from .checkpoints import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
+from ._checks import check_count, check_type, empty_classes
+from ._runtime import choose_device, default_modes, deferred_interrupts, progress_bar
+from .checkpoints import (
+    checkpoint_path,
+    claimed_folder,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .config import STATS, CGANConfig
 from .data import LabelledImages, normalize
 from .engines import ENGINES, make_engine, process_count
@@ -129,6 +135,7 @@ def recipe_of(config: CGANConfig) -> tuple[Callable, Callable, Callable | None]:
     return sample_batch, training_step, None
 
 
+@default_modes()
 def train(
     config: CGANConfig,
     data: LabelledImages,
@@ -157,16 +164,22 @@ def train(
         your own. The one that ran is printed, and kept as state.engine.
     step: a function of your own in place of the recipe's, called like `training_step`.
     max_steps: stop once this many updates of each network were made in all.
-    callback: called with the state after each epoch.
+    callback: called with the state after each epoch. It is one state, which training goes on to
+        change: `copy.deepcopy(state.generator)` keeps a generator.
     resume_from: a checkpoint to go on from; its config must equal `config`, except for epochs.
-    checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept.
+    checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept. It may
+        have checkpoints already only if `resume_from` is one of them.
     progress: a progress bar and one printed line per epoch.
 
+    Networks are in train mode while they train; the result and a callback have them in eval mode.
+    The caller's autocast, inference_mode, no_grad and default dtype do not apply.
+
     Interrupting (Ctrl-C, or the notebook's stop button) returns what was trained so far, once the
-    step or callback under way is done; a second time raises KeyboardInterrupt at once.
+    step or callback under way is done; a second time raises KeyboardInterrupt at once. An error of
+    a callback, or of the disk where a checkpoint is saved, has the state so far as its `.state`.
     Raises TypeError or ValueError for an argument it cannot train with (FileNotFoundError for a
     checkpoint that is not there), before any work is done, and FloatingPointError, naming the step,
-    when a loss is no longer finite.
+    when a loss is no longer finite. Warns of classes without images.
     """
     device = choose_device(device)
     _check_arguments(config, data, engine, seed, step, max_steps, callback, resume_from)
@@ -188,10 +201,9 @@ def train(
     if step is not None and engine == "auto":
         engine = "eager"  # it may do something else each time; the others record it once
     run_step = make_engine(engine, device, last_step, recipe_sample, step or recipe_step)
-    if checkpoint_folder is not None:
-        _check_folder(checkpoint_folder)
 
     with (
+        claimed_folder(checkpoint_folder, resume_from),
         progress_bar(
             initial=state.step, total=last_step, unit="step", mininterval=1, progress=progress
         ) as bar,
@@ -215,14 +227,17 @@ def train(
                 state.stats = torch.zeros(epoch_steps, len(STATS), device=device)
             until = min(last_step - epoch * epoch_steps, epoch_steps)
             batches = _batches(state, data, epoch)[done:until]
-            train_epoch(state, data, batches, run_next_step)
+            with _train_mode(state):
+                train_epoch(state, data, batches, run_next_step)
             _check_finite(state, done, until, checkpoint_folder)
             if until == epoch_steps:
                 _close_epoch(state, bar)
-                if checkpoint_folder is not None:
-                    save_checkpoint(checkpoint_path(checkpoint_folder, state), state, keep_last=2)
-                if callback is not None:
-                    callback(state)
+                with _carried_by_errors(state):
+                    if checkpoint_folder is not None:
+                        path = checkpoint_path(checkpoint_folder, state)
+                        save_checkpoint(path, state, keep_last=2)
+                    if callback is not None:
+                        callback(state)
     if progress and state.engine is not None:
         tqdm.write(f"engine: {state.engine}")
     if interrupts:
@@ -243,6 +258,30 @@ def _batches(state, data, epoch):
     order = state.shuffled(len(data), epoch)
     order = order[: len(data) // process_count() * process_count()]  # equal shares
     return order.split(state.config.batch_size * process_count())
+
+
+@contextlib.contextmanager
+def _train_mode(state):
+    """Train mode within; outside, whoever is given the state samples in eval mode."""
+    networks = state.generator, state.discriminator
+    try:
+        for network in networks:
+            network.train()
+        yield
+    finally:
+        for network in networks:
+            network.eval()
+
+
+@contextlib.contextmanager
+def _carried_by_errors(state):
+    """Let an error between two epochs, of the disk or a callback, carry what was trained so far."""
+    try:
+        yield
+    except Exception as error:
+        error.state = state
+        error.add_note(f"The error's .state holds what was trained so far: {state.step} steps.")
+        raise
 
 
 def _close_epoch(state, bar):
@@ -304,18 +343,13 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback, resu
             raise TypeError(f"{name} must be callable; got {function!r}")
     if resume_from is not None:
         check_type("resume_from", resume_from, str, os.PathLike)
-
-
-def _check_folder(checkpoint_folder):
-    """Raise unless files can be written to the folder; create it if it does not exist."""
-    check_type("checkpoint_folder", checkpoint_folder, str, os.PathLike)
-    try:
-        make_writable(Path(checkpoint_folder))
-    except OSError as error:
-        raise ValueError(
-            "checkpoint_folder must be one that can be written to; "
-            f"got {checkpoint_folder} ({error})"
-        ) from error
+    empty = empty_classes(data.labels.tolist(), data.classes)
+    if empty:
+        warnings.warn(
+            f"data has no image of {', '.join(empty)}: G cannot learn to generate them; "
+            "`data.subset` keeps the classes you name",
+            stacklevel=4,
+        )
 
 
 def _resume(path, config, seed, device):

@@ -343,8 +343,9 @@ def edge_histogram(gradients: Tensor) -> Tensor:
 def _(config: TunedConfig):
     generator = TunedGenerator(config)
     discriminator = (ProjectionDiscriminator if config.projection else TunedDiscriminator)(config)
-    average = copy.deepcopy(generator).requires_grad_(False) if config.ema_decay > 0 else None
-    return generator, discriminator, average
+    if config.ema_decay == 0:
+        return generator, discriminator, None
+    return generator, discriminator, copy.deepcopy(generator).requires_grad_(False).eval()
 
 
 # -- the losses and the step

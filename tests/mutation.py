@@ -50,6 +50,10 @@ FAULTS = {
         ("if state.epoch != state.step // epoch_steps:", "if False:"),
         ("                raise _Interrupted\n", "                pass\n"),
         ("            state.engine = run_step.name\n", ""),
+        ("            network.train()\n", "            pass\n"),
+        ("            network.eval()\n", "            pass\n"),
+        ("        error.state = state\n", ""),
+        ("    if empty:\n", "    if False:\n"),
     ],
     "models": [
         ("torch.cat([z, embedded], dim=1)", "torch.cat([z, embedded * 0], dim=1)"),
@@ -99,6 +103,7 @@ FAULTS = {
         ('"ema_weight": 1 - kept', '"ema_weight": kept'),
         ("return 2 if self.conditional_batch_norm else 1", "return 1"),
         ("requires_grad_(applies_r1)", "requires_grad_(False)"),
+        ("requires_grad_(False).eval()", "requires_grad_(False)"),
     ],
     "engines/codegen": [
         ('if 0 in shape:', 'if False:'),
@@ -192,14 +197,20 @@ FAULTS = {
         ('in ("step", "stats", "history", "engine")', 'in ("stats", "history", "engine")'),
         ('    "generator_ema",\n', ""),
         ('    "discriminator_optimizer",\n', ""),
+        ("            network.eval()\n", "            pass\n"),
+        ("        if earlier and not", "        if False and not"),
+        ("            stack.enter_context(locked(folder))\n", ""),
+        (" and folder.samefile(Path(resume_from).parent)", ""),
     ],
     "sampling": [
         ("copy.deepcopy(generator).eval()", "generator.eval()"),
         ("copy.deepcopy(generator).eval()", "copy.deepcopy(generator)"),
-        ("generator=torch.Generator().manual_seed(seed)", "generator=None"),
+        ("generator=rng, dtype", "generator=None, dtype"),
         (".repeat(num_classes, 1)", ".repeat_interleave(num_classes, 0)"),
         ("return scale * sample_latent", "return sample_latent"),
         ("if generator.generator_ema is None else", "if True else"),
+        ("torch.autocast(device.type, enabled=False)", "torch.no_grad()"),
+        ("generator=rng, dtype=torch.float32", "generator=rng"),
     ],
     "_runtime": [
         ("file=sys.stdout", "file=sys.stderr"),
@@ -214,6 +225,11 @@ FAULTS = {
         ("is not signal.default_int_handler:", "is None:"),
         ("if not in_main_thread or", "if"),
         ("        if noted:\n", "        if False:\n"),
+        ("else error.__context__", "else None"),
+        ("    torch.set_default_dtype(torch.float32)\n", ""),
+        ("            torch.inference_mode(False),\n", ""),
+        ("            torch.enable_grad(),\n", ""),
+        ('            torch.autocast("cpu", enabled=False),\n', ""),
     ],
     "data": [
         ("- 0.5) / 0.5", "- 0.5)"),
@@ -283,7 +299,7 @@ FAULTS = {
 # Where a module's tests live, if not in the file of its name alone.
 TESTS = {
     "_runtime": ["runtime", "checkpoints", "training"],
-    "checkpoints": ["checkpoints", "tuned"],
+    "checkpoints": ["checkpoints", "training", "tuned"],
     "models": ["models", "training"],
     "sampling": ["sampling", "tuned"],
     "state": ["training", "tuned"],

@@ -80,6 +80,9 @@ def test_train_classifier_repeats_itself_and_leaves_random_numbers_alone():
     first, second, other = (
         cg.train_classifier(images, labels, seed, epochs=1, progress=False) for seed in (3, 3, 4)
     )
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        third = cg.train_classifier(images, labels, 3, epochs=1, progress=False)
+    assert torch.equal(first.head.weight, third.head.weight)  # whatever modes the caller is in
     assert torch.equal(first.head.weight, second.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,5 +1,7 @@
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,12 +49,35 @@ def test_to_dict_and_back():
     assert cg.CGANConfig.from_dict(config.to_dict()) == config
 
 
+def test_numpys_scalars_become_pythons(tmp_path):
+    """Else a checkpoint would need numpy's classes, and could not be loaded."""
+    fields = {
+        "epochs": np.int64(3),
+        "learning_rate": np.float32(0.5),
+        "betas": (np.float64(0.5), np.float32(0.25)),
+        "image_shape": tuple(np.array([1, 4, 4])),
+        "classes": tuple(np.array(["a", "b"])),
+    }
+    config = cg.CGANConfig.original().replace(**fields)
+    plain = dict(epochs=3, learning_rate=0.5, betas=(0.5, 0.25), image_shape=(1, 4, 4))
+    expected = cg.CGANConfig.original().replace(**plain, classes=("a", "b"))
+    assert config == expected and repr(config) == repr(expected)
+    assert json.loads(json.dumps(config.to_dict())) == expected.to_dict()
+    state = cg.TrainingState.create(config)
+    assert cg.load_checkpoint(cg.save_checkpoint(tmp_path / "x.pt", state)).config == expected
+    tuned = cg.CGANConfig.tuned().replace(projection=np.bool_(True), r1_gamma=np.float64(1))
+    assert type(tuned.projection) is bool and type(tuned.r1_gamma) is float
+
+
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
         ("epochs", 0, ValueError),
         ("epochs", 1.5, TypeError),
         ("epochs", True, TypeError),
+        ("epochs", np.bool_(True), TypeError),
+        ("epochs", np.float64(3), TypeError),
+        ("epochs", np.array([3]), TypeError),
         ("batch_size", -1, ValueError),
         ("latent_dim", "100", TypeError),
         ("learning_rate", 0.0, ValueError),

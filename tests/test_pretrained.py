@@ -22,6 +22,15 @@ def test_class_grid_is_the_stored_image(recipe):
     assert (drawn - 255 * images).abs().max() < 1  # of 256 grey levels: rounding, nothing more
 
 
+def test_the_callers_default_dtype_does_not_change_it():
+    try:
+        torch.set_default_dtype(torch.float64)
+        generator = cg.load_pretrained("original")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(p.dtype == torch.float32 for p in generator.parameters())
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ready_to_sample_with_the_recipes_config(recipe):
     generator = cg.load_pretrained(recipe)

@@ -5,6 +5,8 @@ import inspect
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -259,20 +261,29 @@ def test_help_lists_the_targets():
 @pytest.mark.process
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 def test_make_uses_an_active_environment_that_has_the_package(variable, tmp_path):
-    def program(environment):
+    """Also where its path or the clone's has spaces and quotes."""
+
+    def program(environment, clone=CLONE):
         others = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
         run = subprocess.run(
             ["make", "-n", "test-quick"],
-            cwd=CLONE,
+            cwd=clone,
             env=others | {variable: str(environment)},
             capture_output=True,
             text=True,
         )
         (line,) = [line for line in run.stdout.splitlines() if "pytest" in line]
-        return line.split()[0]
+        return shlex.split(line)[0]
 
     assert program(sys.prefix) == f"{sys.prefix}/bin/python"
     assert program(tmp_path) == ".venv/bin/python"  # active, but without the package
+    environment, clone = tmp_path / "my env", tmp_path / "it's a clone"
+    environment.symlink_to(sys.prefix)
+    assert program(environment) == f"{environment}/bin/python"
+    clone.mkdir()
+    shutil.copy(CLONE / "Makefile", clone)
+    shutil.copy(CLONE / "pyproject.toml", clone)
+    assert program(environment, clone) == ".venv/bin/python"  # another clone's
 
 
 LATER = r"tuned|\bema|r1|projection|matching|engine|compile|processes|check_"  # words

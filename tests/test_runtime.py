@@ -23,6 +23,14 @@ def test_folders_lie_beside_the_readme_wherever_one_is(monkeypatch, tmp_path):
     assert (tmp_path / "r").is_dir()  # ready for a image
 
 
+def test_a_folder_that_cannot_be_made_names_the_variable_for_another(monkeypatch, tmp_path):
+    """A file in place of a folder fails like a checkout that cannot be written to."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CGAN_RUNS_DIR", str(tmp_path / "file" / "runs"))
+    with pytest.raises(OSError, match="set CGAN_RUNS_DIR to a folder that you can write to"):
+        cg.runs_folder()
+
+
 def test_choose_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert cg.choose_device("auto") == torch.device("cuda")
@@ -66,3 +74,13 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     path = write_atomically(tmp_path / "file", lambda file: file.write(b"whole"))
     assert done == ["fsync", "replace"] and path.read_bytes() == b"whole"
+
+
+def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '.*/mine'$"):
+        write_atomically(tmp_path / "mine", lambda file: file.write(b"half"))
+    assert not list(tmp_path.iterdir())

@@ -104,6 +104,22 @@ def test_sampling_runs_in_eval_mode(generator):
     assert torch.equal(first, second) and (first != 0).all()
 
 
+@pytest.mark.parametrize("mode", ["autocast", "inference", "float64"])
+def test_the_callers_modes_do_not_change_the_images(mode, generator):
+    expected = cg.sample(generator, [1, 2], seed=3), cg.class_grid(generator, columns=1)
+    try:
+        torch.set_default_dtype(torch.float64 if mode == "float64" else torch.float32)
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"),
+            torch.inference_mode(mode == "inference"),
+        ):
+            images = cg.sample(generator, [1, 2], seed=3), cg.class_grid(generator, columns=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(images, expected, strict=True))
+    assert all(part.dtype == torch.float32 for part in images)
+
+
 def test_latent_scale_scales_the_noise_that_is_sampled_and_no_other(generator):
     z = cg.sample_latent(20, 100, seed=4)
     scaled = cg.sample(generator, [3] * 20, seed=4, latent_scale=0.5)

@@ -1,12 +1,18 @@
 """The classic silent bugs of GAN training, each looked for; and the loop's promises."""
 
+import contextlib
 import copy
 import functools
 import itertools
 import math
+import os
 import signal
+import subprocess
+import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -372,10 +378,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(
 
 
 def test_checkpoints_that_cannot_be_loaded_do_not_hide_it(tiny_config, tiny_data, tmp_path):
+    good = cg.save_checkpoint(
+        tmp_path / "step-000000005.pt", quiet_train(tiny_config, tiny_data, max_steps=5)
+    )
     (tmp_path / "step-000000009.pt").write_text("another version's")
     options = dict(step=lambda *_: torch.full((4,), math.nan), checkpoint_folder=tmp_path)
-    with pytest.raises(FloatingPointError, match=r"step 1: .*checkpoint: none"):
-        quiet_train(tiny_config, tiny_data, **options)
+    with pytest.raises(FloatingPointError, match=r"step 6: .*checkpoint: .*step-000000005\.pt"):
+        quiet_train(tiny_config, tiny_data, resume_from=good, **options)
 
 
 @pytest.mark.slow
@@ -404,6 +413,199 @@ def test_progress_lines_go_to_stdout(tiny_config, tiny_data, capfd):
 def test_the_state_says_which_engine_ran(tiny_config, tiny_data):
     assert cg.TrainingState.create(tiny_config).engine is None
     assert quiet_train(tiny_config, tiny_data).engine == "eager"
+
+
+# -- modes
+
+
+def test_networks_train_in_train_mode_and_are_handed_out_in_eval_mode(tiny_config, tiny_data):
+    """Whatever a callback leaves: `state.generator.train()` or `.eval()` is easily forgotten."""
+    in_steps, in_callbacks = [], []
+
+    def modes(state):
+        networks = state.generator, state.discriminator
+        return {module.training for network in networks for module in network.modules()}
+
+    def step(state, *batch):
+        in_steps.append(modes(state))
+        return cg.training_step(state, *batch)
+
+    def callback(state):
+        in_callbacks.append(modes(state))
+        state.generator.train()
+        state.discriminator.eval()
+
+    quiet_train(tiny_config, tiny_data, step=step, callback=callback)
+    assert in_steps == [{True}] * 8 and in_callbacks == [{False}] * 2
+    assert modes(quiet_train(tiny_config, tiny_data, max_steps=5)) == {False}  # within an epoch
+    assert modes(cg.TrainingState.create(tiny_config)) == {True}  # for a step by hand
+
+
+@contextlib.contextmanager
+def float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MODES = {
+    "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": float64,
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_modes_do_not_change_the_training(
+    mode, engine, tiny_config, tiny_data, tmp_path
+):
+    config = tiny_config.replace(epochs=3)
+    expected = quiet_train(config, tiny_data, engine=engine)
+    with MODES[mode]():
+        dtype = torch.get_default_dtype()
+        images, labels = tiny_data.images + 0, tiny_data.labels + 0  # made in this mode too
+        data = cg.LabelledImages(images, labels, tiny_data.classes)
+        state = quiet_train(config, data, engine=engine)
+        part = quiet_train(config, data, engine=engine, max_steps=6)
+        path = cg.save_checkpoint(tmp_path / "part.pt", part)
+        resumed = quiet_train(config, data, engine=engine, resume_from=path)
+        loaded = cg.load_checkpoint(path)
+        assert torch.get_default_dtype() == dtype
+    assert_same_bits(state, expected)
+    assert_same_bits(resumed, expected)
+    batch = training.sample_batch(loaded, tiny_data, torch.arange(16))
+    assert cg.training_step(loaded, *batch).dtype == torch.float32  # it can be trained
+
+
+# -- errors between epochs
+
+
+def test_an_error_of_a_callback_carries_what_was_trained(tiny_config, tiny_data):
+    def callback(state):
+        if state.epoch == 2:
+            raise ZeroDivisionError("a figure failed")
+
+    expected = quiet_train(tiny_config, tiny_data)
+    with pytest.raises(ZeroDivisionError) as caught:
+        quiet_train(tiny_config.replace(epochs=4), tiny_data, callback=callback)
+    assert_same_bits(caught.value.state, expected)
+    assert "state holds what was trained so far: 8 steps" in "".join(caught.value.__notes__)
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tiny_config, tiny_data, tmp_path, monkeypatch):
+    calls, fsync = itertools.count(1), os.fsync
+
+    def full(file):
+        if next(calls) == 2:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    expected = quiet_train(tiny_config, tiny_data)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*step-000000008\.pt") as caught:
+        quiet_train(tiny_config.replace(epochs=4), tiny_data, checkpoint_folder=tmp_path)
+    assert_same_bits(caught.value.state, expected)
+    assert cg.load_checkpoint(latest_checkpoint(tmp_path)).step == 4
+
+
+# -- whole numbers of numpy, classes without images, other processes
+
+
+def test_numpys_numbers_train_as_pythons_do(tiny_config, tiny_data, tmp_path):
+    expected = quiet_train(tiny_config, tiny_data, seed=3, max_steps=5)
+    state = quiet_train(tiny_config, tiny_data, seed=np.int64(3), max_steps=np.int32(5))
+    assert_same_bits(state, expected)
+    path = cg.save_checkpoint(tmp_path / "state.pt", state)
+    assert type(cg.load_checkpoint(path).seed) is int  # and it loads, without numpy's classes
+
+
+def test_classes_without_images_are_named(tiny_config, tiny_data):
+    with pytest.warns(UserWarning, match="no image of dark, striped: .*subset") as said:
+        quiet_train(tiny_config, tiny_data[tiny_data.labels == 1], max_steps=1)
+    assert [w.filename for w in said] == [__file__]  # the caller's line
+    with warnings.catch_warnings(action="error"):
+        quiet_train(tiny_config, tiny_data, max_steps=1)
+
+
+def test_processes_that_were_not_joined_are_told_so(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as SLURM scripts set it
+    with pytest.warns(UserWarning, match=r"WORLD_SIZE is 4, .* each trains alone.*torchrun"):
+        quiet_train(tiny_config, tiny_data, max_steps=1)
+
+
+# -- the checkpoint folder
+
+
+def test_a_folder_with_checkpoints_is_for_going_on_from_them(tiny_config, tiny_data, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    quiet_train(tiny_config, tiny_data, checkpoint_folder=folder)
+    before = {path: path.read_bytes() for path in folder.glob("*.pt")}
+    elsewhere = cg.save_checkpoint(other / "x.pt", cg.load_checkpoint(latest_checkpoint(folder)))
+    longer, steps = tiny_config.replace(epochs=3), []
+
+    def step(*arguments):
+        steps.append(arguments)
+        return cg.training_step(*arguments)
+
+    for resume_from in (None, elsewhere):
+        with pytest.raises(ValueError, match=r"checkpoint_folder: .*resume_from='.*000000008\.pt'"):
+            quiet_train(
+                longer, tiny_data, step=step, resume_from=resume_from, checkpoint_folder=folder
+            )
+    assert steps == [] and before == {path: path.read_bytes() for path in folder.glob("*.pt")}
+    for resume_from, start in ((latest_checkpoint(folder), folder), (elsewhere, tmp_path / "new")):
+        state = quiet_train(longer, tiny_data, resume_from=resume_from, checkpoint_folder=start)
+        assert cg.load_checkpoint(latest_checkpoint(start)).step == state.step == 12
+
+
+def test_a_folder_is_for_one_training_at_a_time(tiny_config, tiny_data, tmp_path):
+    def callback(state):
+        with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*choose"):
+            quiet_train(tiny_config, tiny_data, checkpoint_folder=tmp_path)
+        assert cg.load_checkpoint(latest_checkpoint(tmp_path)).step == state.step
+
+    state = quiet_train(tiny_config, tiny_data, callback=callback, checkpoint_folder=tmp_path)
+    assert state.step == 8
+    quiet_train(
+        tiny_config.replace(epochs=3),
+        tiny_data,
+        resume_from=latest_checkpoint(tmp_path),
+        checkpoint_folder=tmp_path,
+    )
+
+
+HOLDER = """
+import sys, time
+import torch
+import cgan_utils as cg
+
+config = cg.CGANConfig(classes=("a",), image_shape=(1, 4, 4))
+data = cg.LabelledImages(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.zeros(4).long(), ("a",))
+
+def step(*batch):
+    print("training", flush=True)
+    time.sleep(600)
+
+cg.train(config, data, "cpu", step=step, checkpoint_folder=sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.process
+def test_a_killed_training_leaves_its_folder_free(tiny_config, tiny_data, tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"training\n"
+            with pytest.raises(ValueError, match=rf"{tmp_path} is in use by process {other.pid} "):
+                quiet_train(tiny_config, tiny_data, checkpoint_folder=tmp_path)
+        finally:
+            other.kill()
+    quiet_train(tiny_config, tiny_data, checkpoint_folder=tmp_path)
+    assert latest_checkpoint(tmp_path) is not None
 
 
 # -- what it refuses

@@ -132,6 +132,31 @@ def test_every_switch_is_tried():
     assert own == set(SWITCHES)
 
 
+@pytest.mark.parametrize("source", ["train", "callback", "a checkpoint"])
+def test_generators_are_handed_out_ready_to_generate(source, tuned_config, tiny_data, tmp_path):
+    """In train mode, batch norm would refuse one image, and change with each batch it sees."""
+    given = []
+
+    def use(state):
+        for network in (state.generator, state.generator_ema):
+            before = copy.deepcopy(network.state_dict())
+            z, labels = cg.sample_latent(5, tuned_config.latent_dim), torch.tensor([0, 1, 2, 0, 1])
+            alone, together = network(z[:1], labels[:1]), network(z, labels)[:1]
+            torch.testing.assert_close(alone, together, atol=1e-6, rtol=0)
+            assert equal(network.state_dict().values(), before.values())
+            given.append(network)
+
+    callback = use if source == "callback" else None
+    state = quiet_train(tuned_config, tiny_data, callback=callback)
+    if source == "train":
+        use(state)
+    elif source == "a checkpoint":
+        use(cg.load_checkpoint(cg.save_checkpoint(tmp_path / "state.pt", state)))
+    assert len(given) in (2, 4)
+    undisturbed = quiet_train(tuned_config, tiny_data)
+    assert equal(state.generator.state_dict().values(), undisturbed.generator.state_dict().values())
+
+
 # -- the configuration
 
 

@@ -6,6 +6,9 @@ computes what the two functions say, to the last digits of a float. None knows a
 changes from step to step comes from the optimisers and from state.schedule.
 """
 
+import os
+import warnings
+
 from .compiled import Compiled
 from .cuda_graph import CUDAGraph
 from .distributed import Distributed, is_distributed, process_count
@@ -33,6 +36,12 @@ def make_engine(name, device, steps, sample, step):
         if name not in ("auto", "eager"):
             raise ValueError(f"engine must be 'auto' or 'eager' on several processes; got {name!r}")
         return Distributed(sample, step)
+    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
+        warnings.warn(
+            f"WORLD_SIZE is {world}, but this process was not joined to the others: each trains "
+            "alone, on all images; `torchrun ... -m cgan_utils train` joins them",
+            stacklevel=4,
+        )
     if name == "graph" and device.type != "cuda":
         raise ValueError(f"engine: 'graph' needs a CUDA device; this run is on {device}")
     if name == "compiled" and device.type != "cpu":

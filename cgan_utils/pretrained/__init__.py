@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from .._checks import check_type
-from .._runtime import choose_device, write_atomically
+from .._runtime import choose_device, default_modes, write_atomically
 from ..config import CGANConfig
 from ..models import Generator, create_networks
 
 FOLDER = Path(__file__).parent
 
 
+@default_modes()
 def load_pretrained(recipe: str, device: str | torch.device = "cpu") -> Generator:
     """Return the shipped generator of a recipe, "original" or "tuned", in eval mode.
 
