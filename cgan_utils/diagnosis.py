@@ -59,7 +59,7 @@ def warn_of_trouble(state: TrainingState, data: LabelledImages, epoch_steps: int
         warnings.warn(
             f"the images of {', '.join(dead)} hardly vary with z (`cg.class_spread`); train with "
             "CGANConfig.tuned().for_data(data), another seed, or more images of these classes",
-            stacklevel=3,
+            stacklevel=4,
         )
     epochs = -(-LONG // epoch_steps)  # rounded up
     last = state.history["d_fake"][-epochs:]
@@ -67,7 +67,7 @@ def warn_of_trouble(state: TrainingState, data: LabelledImages, epoch_steps: int
         warnings.warn(
             f"D(G(z)) has been below {REJECTED} for {epochs * epoch_steps} steps: D rejects what G "
             "generates, and G learns little; more images or a smaller learning_rate may help",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

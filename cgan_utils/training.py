@@ -28,8 +28,12 @@ from .checkpoints import (
 )
 from .config import STATS, CGANConfig
 from .data import LabelledImages, normalize
+from .diagnosis import warn_of_trouble
 from .engines import ENGINES, make_engine, process_count
 from .state import TrainingState
+
+MOST_REPORTS = 40  # epochs that are printed and saved; of more epochs, evenly spaced ones
+ENOUGH_TO_JUDGE = 1000  # steps, after which a class that does not depend on z is a bad sign
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -170,6 +174,7 @@ def train(
     checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept. It may
         have checkpoints already only if `resume_from` is one of them.
     progress: a progress bar and one printed line per epoch.
+    Of more than 40 epochs, only 40, evenly spaced and with the last, are printed and saved.
 
     Networks are in train mode while they train; the result and a callback have them in eval mode.
     The caller's autocast, inference_mode, no_grad and default dtype do not apply.
@@ -179,7 +184,9 @@ def train(
     a callback, or of the disk where a checkpoint is saved, has the state so far as its `.state`.
     Raises TypeError or ValueError for an argument it cannot train with (FileNotFoundError for a
     checkpoint that is not there), before any work is done, and FloatingPointError, naming the step,
-    when a loss is no longer finite. Warns of classes without images.
+    when a loss is no longer finite. Warns of classes without images and, after a whole run of the
+    recipe's own step, of what went wrong with it: classes that do not depend on z, a D that rejects
+    everything. Prints a hint if the run is short.
     """
     device = choose_device(device)
     _check_arguments(config, data, engine, seed, step, max_steps, callback, resume_from)
@@ -196,6 +203,11 @@ def train(
         )
     total_steps = config.epochs * epoch_steps
     last_step = total_steps if max_steps is None else min(total_steps, max_steps)
+    if progress and step is None and max_steps is None and total_steps < config.min_steps / 2:
+        tqdm.write(
+            f"hint: {config.epochs} epochs of {len(data)} images are only {total_steps} steps; "
+            "config.for_data(data) has enough epochs"
+        )
 
     recipe_sample, recipe_step, set_schedule = recipe_of(config)
     if step is not None and engine == "auto":
@@ -231,17 +243,17 @@ def train(
                 train_epoch(state, data, batches, run_next_step)
             _check_finite(state, done, until, checkpoint_folder)
             if until == epoch_steps:
-                _close_epoch(state, bar)
+                _close_epoch(state)
                 with _carried_by_errors(state):
-                    if checkpoint_folder is not None:
-                        path = checkpoint_path(checkpoint_folder, state)
-                        save_checkpoint(path, state, keep_last=2)
+                    _report_epoch(state, checkpoint_folder, progress)
                     if callback is not None:
                         callback(state)
     if progress and state.engine is not None:
         tqdm.write(f"engine: {state.engine}")
     if interrupts:
         tqdm.write(f"interrupted after step {state.step}; what was trained so far is returned")
+    elif step is None and state.step == total_steps >= ENOUGH_TO_JUDGE:
+        warn_of_trouble(state, data, epoch_steps)
     return state
 
 
@@ -284,17 +296,26 @@ def _carried_by_errors(state):
         raise
 
 
-def _close_epoch(state, bar):
-    means = dict(zip(STATS, state.stats.mean(dim=0).tolist(), strict=True))
-    for name, mean in means.items():
+def _close_epoch(state):
+    for name, mean in zip(STATS, state.stats.mean(dim=0).tolist(), strict=True):
         state.history.setdefault(name, []).append(mean)
-    if not bar.disable:
+
+
+def _report_epoch(state, checkpoint_folder, progress):
+    """Print the means of the epoch just closed and save a checkpoint, if it is this one's turn."""
+    every = math.ceil(state.config.epochs / MOST_REPORTS)
+    if state.epoch % every != 0 and state.epoch != state.config.epochs:
+        return
+    if progress:
+        means = {name: means[-1] for name, means in state.history.items()}
         tqdm.write(
             "epoch {:2d}/{}  loss_D {loss_d:.3f}  loss_G {loss_g:.3f}  "
             "D(x) {d_real:.3f}  D(G(z)) {d_fake:.3f}".format(
                 state.epoch, state.config.epochs, **means
             )
         )
+    if checkpoint_folder is not None:
+        save_checkpoint(checkpoint_path(checkpoint_folder, state), state, keep_last=2)
 
 
 def _check_finite(state, first, last, checkpoint_folder):
@@ -319,8 +340,7 @@ def _check_arguments(config, data, engine, seed, step, max_steps, callback, resu
     ):
         if expected != found:
             raise ValueError(
-                f"data has {name} {found}, config has {expected}; train with "
-                f"config.replace({name}={found})"
+                f"data has {name} {found}, config has {expected}; train with config.for_data(data)"
             )
     share = len(data) // process_count()
     if share == 0:

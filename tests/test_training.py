@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -408,6 +409,46 @@ def test_progress_lines_go_to_stdout(tiny_config, tiny_data, capfd):
     out, err = capfd.readouterr()
     assert "epoch  2/2" in out and "loss_D" in out and err == ""
     assert out.rstrip().endswith("engine: eager")  # so short a run
+
+
+def test_a_short_run_is_told_of_for_data(tiny_config, tiny_data, capsys):
+    """54 images in batches of 16 are 4 steps an epoch: 1,000 epochs make half of `min_steps`."""
+    for options, hinted in (
+        ({}, True),
+        ({"max_steps": 3}, False),  # asked for
+        ({"progress": False}, False),
+    ):
+        cg.train(tiny_config, tiny_data, "cpu", **options)
+        assert ("only 8 steps; config.for_data(data)" in capsys.readouterr().out) == hinted
+
+
+def test_of_many_epochs_forty_are_reported(tiny_config, tiny_data, tmp_path, capsys):
+    def callback(state):
+        steps.append([int(path.stem[-3:]) for path in sorted(tmp_path.glob("step-*.pt"))])
+
+    steps = []
+    config = tiny_config.replace(epochs=85, batch_size=54)  # one step an epoch
+    cg.train(config, tiny_data, "cpu", checkpoint_folder=tmp_path, callback=callback)
+    printed = re.findall(r"epoch +(\d+)/85", capsys.readouterr().out)
+    assert list(map(int, printed)) == [*range(3, 85, 3), 85]  # every third, and the last
+    assert len(steps) == 85 and steps[1] == [] and steps[6] == [3, 6] and steps[-1] == [84, 85]
+
+
+def test_a_whole_run_warns_of_a_class_that_does_not_depend_on_z(tiny_config, monkeypatch):
+    """A generator that cannot see z: its first layer has no weights for it."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (48, 1, 8, 8), dtype=torch.uint8, generator=rng)
+    data = cg.LabelledImages(images, torch.arange(48) % 3, tiny_config.classes)
+
+    class Blind(cg.Generator):
+        def decode(self, z, embedded):
+            return super().decode(torch.zeros_like(z), embedded)
+
+    networks = Blind(tiny_config), cg.Discriminator(tiny_config), None
+    monkeypatch.setattr("cgan_utils.state.create_networks", lambda config: networks)
+    config = tiny_config.replace(epochs=334)  # of 3 steps
+    with pytest.warns(UserWarning, match="dark, bright, striped hardly vary with z"):
+        quiet_train(config, data)
 
 
 def test_the_state_says_which_engine_ran(tiny_config, tiny_data):
