@@ -11,6 +11,7 @@ import sys
 import gan_train_by_size
 import loading
 import numpy as np
+import other_data
 import pytest
 import quality
 import recipe_steps
@@ -249,3 +250,74 @@ def test_a_step_is_measured_with_z_of_standard_deviation_1(monkeypatch):
     assert generator is generator_of(state)
     labels, latent = torch.arange(10), cg.sample_latent(10, config.latent_dim)
     assert torch.equal(cg.sample(generator, labels), cg.sample(generator, labels, latent=latent))
+
+
+# -- other data
+
+
+OTHER_DATA = quality.read_results(other_data.RESULTS)
+
+
+@pytest.mark.parametrize("name", other_data.DATA)
+def test_no_class_of_other_data_is_dead_and_under_tuned_none_is_deaf(name):
+    entry = OTHER_DATA[name]
+    counts = list(entry["images"].values())
+    images = torch.zeros(sum(counts), *entry["tuned"]["config"]["image_shape"], dtype=torch.uint8)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    data = cg.LabelledImages(images, labels, tuple(entry["images"]))
+    for recipe in cg.CGANConfig.recipes:
+        config = getattr(cg.CGANConfig, recipe)().for_data(data)  # nothing else was touched
+        assert entry[recipe]["config"] == config.to_dict()
+        runs = entry[recipe]["seeds"]
+        assert set(runs) >= {"0", "1", "2"}
+        for run in runs.values():
+            assert run["spread"].keys() == run["nearest"].keys() == entry["images"].keys()
+            assert not other_data.dead_classes(run)
+    for run in entry["tuned"]["seeds"].values():
+        assert not other_data.deaf_classes(run, entry["real_nearest"])
+
+
+def test_deaf_and_dead_classes_are_found():
+    run = {
+        "spread": {"a": 0.11, "b": 0.09, "c": 1.0},
+        "nearest": {"a": 0.31, "b": 0.29, "c": 0.0},
+    }
+    assert other_data.dead_classes(run) == ["b"]
+    assert other_data.deaf_classes(run, {"a": 0.6, "b": 0.6, "c": 0.4}) == ["b"]
+
+
+def test_the_data_sets_are_what_they_are_called():
+    grey, colour, drawings = (
+        other_data.DATA[name]() for name in ("shapes in grey", "shapes in colour", "drawings")
+    )
+    for data in (grey, colour):  # flat: black and one other colour
+        for image in data.images[:30]:
+            assert len(image.flatten(1).unique(dim=1).T) == 2
+    assert drawings.labels.bincount().tolist() == [300, 200, 100]
+    unequal = other_data.DATA["unequal classes"]()
+    assert unequal.labels.bincount().tolist() == [3000, 300, 30]
+    tinted = other_data.tinted(20)
+    shown, plain = tinted.images.float(), cg.load_fashion_mnist("train")[:20].images.float()
+    tints = shown.flatten(2).amax(2) / plain.flatten(2).amax(2)  # of red, green and blue
+    assert (shown - plain * tints[:, :, None, None]).abs().max() <= 1
+
+
+def test_measuring_other_data_resumes(tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(other_data, "RESULTS", tmp_path / "other_data.json")
+    monkeypatch.setattr(other_data, "DATA", {"tiny": lambda: tiny_data})
+    monkeypatch.setattr(cg.CGANConfig, "original", classmethod(lambda cls: tiny_config))
+    monkeypatch.setattr(cg.CGANConfig, "min_steps", 4)
+    trained, train = [], cg.train
+    monkeypatch.setattr(
+        cg, "train", lambda *a, seed, **k: trained.append(seed) or train(*a, seed=seed, **k)
+    )
+    other_data.main((0, 1), ("original",), ("tiny",))
+    other_data.main((0, 1, 2), ("original",), ("tiny",))
+    assert trained == [0, 1, 2]
+    results = json.loads(other_data.RESULTS.read_text())["tiny"]
+    assert results["images"] == {"dark": 18, "bright": 18, "striped": 18}
+    run = results["original"]["seeds"]["2"]
+    state = train(tiny_config, tiny_data, "cpu", seed=2, progress=False)
+    expected = cg.class_spread(state, tiny_data, 2, 200)
+    assert run["spread"] == pytest.approx(expected, abs=1e-4)
+    assert (tmp_path / "other_data" / "tiny_original.png").exists()

@@ -37,7 +37,8 @@ def few_images(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_python_blocks(few_images):
+def test_python_blocks(few_images, monkeypatch):
+    monkeypatch.setattr(cg.tuned.TunedConfig, "min_steps", 10)
     first, own_images, *more = blocks("python")
     names = {}
     exec(first, names)
