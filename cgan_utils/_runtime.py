@@ -113,7 +113,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]  # without a list of all backends
         raise ValueError(
             f"device must be 'auto', 'cpu' or a device this machine has; got {device!r} ({reason})"
         ) from error

@@ -161,7 +161,8 @@ def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
         if contents["device"] == state.device.type:  # another device samples other noise anyway
             state.rng.set_state(contents["rng"].cpu())
     except Exception as error:
-        raise ValueError(f"path: {path} is not a whole cgan_utils checkpoint ({error})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"path: {path} is not a whole cgan_utils checkpoint ({reason})") from error
     return state
 
 

@@ -377,9 +377,16 @@ def _resume(path, config, seed, device):
         state = load_checkpoint(path, device)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"resume_from{str(error).removeprefix('path')}") from error
-    if state.config.replace(epochs=config.epochs) != config:
-        raise ValueError(f"resume_from: {path} was trained with {state.config}; got {config}")
-    if state.seed != seed:
-        raise ValueError(f"resume_from: {path} was trained with seed {state.seed}; got {seed}")
+    trained, asked = (
+        {**fields, "seed": number}
+        for fields, number in ((state.config.to_dict(), state.seed), (config.to_dict(), seed))
+    )
+    other = [name for name in trained if trained[name] != asked.get(name) and name != "epochs"]
+    if other:
+        other = ["recipe"] if "recipe" in other else other  # which all other fields depend on
+        was, got = (
+            ", ".join(f"{name} {fields[name]}" for name in other) for fields in (trained, asked)
+        )
+        raise ValueError(f"resume_from: {path} was trained with {was}; got {got}")
     state.config = config
     return state

@@ -689,10 +689,15 @@ def test_data_that_does_not_fit_the_config_is_named(tiny_config, tiny_data):
 def test_resuming_another_recipe_is_refused(tiny_config, tiny_data, tmp_path):
     path = tmp_path / "x.pt"
     cg.save_checkpoint(path, quiet_train(tiny_config, tiny_data, max_steps=1))
-    with pytest.raises(ValueError, match="resume_from"):
-        quiet_train(tiny_config.replace(learning_rate=1.0), tiny_data, resume_from=path)
-    with pytest.raises(ValueError, match="resume_from"):
+    was = rf"resume_from: {path} was trained with"
+    other = tiny_config.replace(learning_rate=1.0, epochs=5)
+    with pytest.raises(ValueError, match=rf"^{was} learning_rate 0.0002; got learning_rate 1.0$"):
+        quiet_train(other, tiny_data, resume_from=path)
+    with pytest.raises(ValueError, match=rf"^{was} seed 0; got seed 5$"):
         quiet_train(tiny_config, tiny_data, seed=5, resume_from=path)
+    tuned = cg.CGANConfig.tuned().replace(classes=other.classes, image_shape=other.image_shape)
+    with pytest.raises(ValueError, match=rf"^{was} recipe original; got recipe tuned$"):
+        quiet_train(tuned, tiny_data, resume_from=path)
 
 
 def test_resuming_with_fewer_images_is_refused(tiny_config, tiny_data, tmp_path):
