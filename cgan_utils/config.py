@@ -43,8 +43,8 @@ class CGANConfig:
     latent_dim: int = 100  # length of the noise vector z
     hidden_dim: int = 256  # width of the hidden layers of both networks
 
-    epochs: int = 10
-    batch_size: int = 32
+    epochs: int = 10  # passes over the training images
+    batch_size: int = 32  # images of one training step
     learning_rate: float = 2e-4  # Adam's, for both networks
     betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
 

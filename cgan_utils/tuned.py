@@ -39,7 +39,7 @@ class TunedConfig(CGANConfig):
     recipe: ClassVar[str] = "tuned"
     min_steps: ClassVar[int] = 2000  # of 32 images or more: see `for_data`
 
-    hidden_layers: int = 2
+    hidden_layers: int = 2  # of each network
     learning_rate_decay: bool = False  # linearly, to 0 at the end of the last epoch
     ema_decay: float = 0.0  # of the moving average of G that is sampled from; 0: none
     projection: bool = False  # the label enters D through an inner product instead of its input

@@ -494,7 +494,7 @@ def test_evaluate_command_prints_the_table_and_writes_json(report, tmp_path, mon
     cg.save_checkpoint(checkpoint, cg.TrainingState.create(ORIGINAL))
     seeds = []
 
-    def evaluate(generator, seed):
+    def evaluate(generator, seed, data):
         assert isinstance(generator, cg.Generator | cg.TrainingState)
         seeds.append(seed)
         return report

@@ -2,7 +2,8 @@
 
 Every ```python block runs unchanged, in order, in one namespace and an empty folder; so does every
 line of the ```sh blocks that calls the package. Only the data are smaller, to save time: there are
-64 training images instead of 60,000, and `evaluate` trains GAN-train's classifier on 10,000.
+64 training images instead of 60,000, `evaluate` trains GAN-train's classifier on 10,000, and a
+command trains for 100 steps at most.
 """
 
 import functools
@@ -36,6 +37,13 @@ def few_images(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+def create_pets():
+    for name in [f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(20)]:
+        path = Path("pets", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(torch.rand(3, 12, 20)).save(path)
+
+
 @pytest.mark.slow
 def test_python_blocks(few_images, monkeypatch):
     monkeypatch.setattr(cg.tuned.TunedConfig, "min_steps", 10)
@@ -45,10 +53,7 @@ def test_python_blocks(few_images, monkeypatch):
     assert names["images"].shape == (2, 1, 28, 28) and names["images"].abs().max() <= 1
     assert cg.load_checkpoint("runs/mine.pt").epoch == 10
 
-    for name in [f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(20)]:
-        path = Path("pets", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(torch.rand(3, 12, 20)).save(path)
+    create_pets()
     exec(own_images, names)
     assert cg.sample(names["state"], "dog").shape == (1, 3, 32, 32)
     for block in more:
@@ -64,6 +69,12 @@ def test_python_blocks(few_images, monkeypatch):
 def test_commands(few_images, monkeypatch, capsys):
     smaller = functools.partial(cg.evaluate, gan_train_images=10_000, progress=False)
     monkeypatch.setattr(command_line, "evaluate", smaller)
+
+    def train(*arguments, **options):
+        return cg.train(*arguments, **options | {"max_steps": 100})
+
+    monkeypatch.setattr(command_line, "train", train)
+    create_pets()
     lines = "\n".join(blocks("sh")).splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line]
     assert {command[0] for command in commands} == {"make", "python"}
@@ -72,11 +83,13 @@ def test_commands(few_images, monkeypatch, capsys):
             assert arguments[:2] == ["-m", "cgan_utils"]
             monkeypatch.setattr(sys, "argv", arguments[1:])
             command_line.main()
-    assert cg.load_checkpoint("runs/mine.pt").epoch == 10
-    tuned = cg.load_checkpoint("runs/tuned.pt").config
-    assert tuned == cg.CGANConfig.tuned().replace(epochs=tuned.epochs)
-    assert Path("runs/mine.png").read_bytes().startswith(b"\x89PNG")
-    report = json.loads(Path("runs/mine.json").read_text(encoding="utf-8"))
+    assert cg.load_checkpoint("runs/first.pt").epoch == 10
+    pets = cg.load_checkpoint("runs/pets.pt").config
+    assert (pets.recipe, pets.classes, pets.image_shape) == ("tuned", ("cat", "dog"), (3, 32, 32))
+    for figure in ("runs/tuned.png", "runs/pets.png", "runs/images/sandal_000.png"):
+        assert Path(figure).read_bytes().startswith(b"\x89PNG")
+    assert len(list(Path("runs/images").iterdir())) == 2 * 8
+    report = json.loads(Path("runs/first.json").read_text(encoding="utf-8"))
     assert report["gan_test"] < report["real"]["gan_test"]
     assert "GAN-test" in capsys.readouterr().out
 
