@@ -114,7 +114,6 @@ def train_command(recipe):
         start = starting_point(output, resume, overwrite)
         given = given_fields(config, sys.argv)
         with _process_group(device, folder) as (device, first):
-            replaced = list_checkpoints(folder) if overwrite and first else []
             saved = None if start is None else load_checkpoint(start)
             data = images.read(saved and saved.config, first) or load_fashion_mnist("train")
             if saved is None or recipe not in (None, saved.config.recipe):  # `train` refuses it
@@ -123,22 +122,23 @@ def train_command(recipe):
                 config = saved.config
             if seed is None:
                 seed = 0 if saved is None else saved.seed
-            state = train(
-                config.replace(**given),
-                data,
-                device,
-                engine,
-                seed,
-                max_steps=max_steps,
-                callback=lambda state: remove_but(replaced, checkpoint_path(folder, state)),
-                resume_from=start,
-                checkpoint_folder=folder if first else None,
-                progress=first,
-            )
-        if first:  # also in the middle of an epoch: to go on from there
-            path = save_checkpoint(checkpoint_path(folder, state), state, keep_last=2)
-            remove_but(replaced, path)
-            print("checkpoint:", save_checkpoint(output, state))
+            with set_aside(list_checkpoints(folder) if overwrite and first else []) as remove:
+                state = train(
+                    config.replace(**given),
+                    data,
+                    device,
+                    engine,
+                    seed,
+                    max_steps=max_steps,
+                    callback=lambda state: checkpoint_path(folder, state).exists() and remove(),
+                    resume_from=start,
+                    checkpoint_folder=folder if first else None,
+                    progress=first,
+                )
+                if first:  # also in the middle of an epoch: to go on from there
+                    save_checkpoint(checkpoint_path(folder, state), state, keep_last=2)
+                    remove()
+                    print("checkpoint:", save_checkpoint(output, state))
 
     return command
 
@@ -172,12 +172,23 @@ def starting_point(output, resume, overwrite):
     return latest or output
 
 
-def remove_but(paths, written):
-    """Remove the checkpoints that a new run replaces, once its first one is written."""
-    while paths:
-        path = paths.pop()
-        if path != written:
-            path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def set_aside(paths):
+    """Rename the checkpoints that a new run replaces; name them back if it wrote none.
+
+    Yields a function that removes them, for when the new run has written its first.
+    """
+    aside = {path: path.rename(path.with_name(f"replaced-{path.name}")) for path in paths}
+
+    def remove():
+        while aside:
+            aside.popitem()[1].unlink()
+
+    try:
+        yield remove
+    finally:
+        for path, renamed in aside.items():
+            renamed.rename(path)
 
 
 @contextlib.contextmanager
@@ -312,9 +323,6 @@ def main():
         try:
             tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cgan_utils")
         except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-            hidden = error.__context__  # torch.save's own error hides that the disk is full
-            if error.__cause__ is None and isinstance(hidden, OSError):
-                error = hidden
             raise SystemExit(f"error: {error}") from error
 
 
