@@ -130,8 +130,7 @@ def default_modes():
     torch.set_default_dtype(torch.float32)
     try:
         with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
+            torch.inference_mode(False),  # ends no_grad too
             torch.autocast("cpu", enabled=False),
             torch.autocast(accelerator.type, enabled=False),
         ):

@@ -24,6 +24,7 @@ from .state import TrainingState
 from .training import discriminator_loss, generator_step, recipe_of
 
 R1_INTERVAL = 8  # steps
+UNEQUAL = 4  # times as many images in the largest class: then `for_data` balances the classes
 
 
 # -- the configuration
@@ -49,6 +50,7 @@ class TunedConfig(CGANConfig):
     matching_aware_weight: float = 0.0  # of the loss on real images with a wrong label; 0: none
     patch_decoder: bool = False  # G ends in one small MLP that generates a patch at every place
     instance_noise: float = 0.0  # standard deviation of the noise on every image that D sees
+    balanced_classes: bool = False  # sample real images of all classes equally often
 
     @classmethod
     def tuned(cls) -> "TunedConfig":
@@ -77,15 +79,19 @@ class TunedConfig(CGANConfig):
 
         It also has instance noise, without which D tells flat colours from generated ones by their
         edges alone, and whole classes die; batches of 32 for fewer than 3,200 images, up to the
-        recipe's own size; and no matching-aware loss for a single class.
+        recipe's own size; balanced classes if the largest has more than four times as many images
+        as the smallest; and no matching-aware loss for a single class.
         """
-        config, count = self, len(data)
+        count, sizes = len(data), data.labels.bincount(minlength=len(data.classes))
         batch_size = min(self.batch_size, max(32, count // 100), count)
         while 0 < count % batch_size < self.min_batch_size:  # no last batch of one image
             batch_size -= 1
-        if len(data.classes) == 1:
-            config = config.replace(matching_aware_weight=0.0)
-        config = config.replace(batch_size=batch_size, instance_noise=0.1)
+        config = self.replace(
+            batch_size=batch_size,
+            instance_noise=0.1,
+            balanced_classes=bool(sizes.max() > UNEQUAL * sizes.min()),
+            matching_aware_weight=self.matching_aware_weight if len(data.classes) > 1 else 0.0,
+        )
         return super(TunedConfig, config).for_data(data)
 
     @property
@@ -429,6 +435,11 @@ def sample_batch(state: TrainingState, data: LabelledImages, batch: Tensor) -> t
     images with noisy images, so that no pattern finer than the noise gives one kind away: Sønderby
     et al. 2016 (arXiv 1610.04490), appendix; Arjovsky & Bottou 2017 (arXiv 1701.04862).
     """
+    if state.config.balanced_classes:  # as torch's WeightedRandomSampler does
+        ones = torch.ones_like(data.labels, dtype=torch.float32)
+        counts = ones.new_zeros(state.config.num_classes).index_add(0, data.labels, ones)
+        weights = 1 / counts[data.labels]
+        batch = weights.multinomial(len(batch), replacement=True, generator=state.rng)
     inputs = training.sample_batch(state, data, batch)
     deviation = state.config.instance_noise
     if deviation == 0:

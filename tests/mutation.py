@@ -227,8 +227,8 @@ FAULTS = {
         ("        if noted:\n", "        if False:\n"),
         ("else error.__context__", "else None"),
         ("    torch.set_default_dtype(torch.float32)\n", ""),
-        ("            torch.inference_mode(False),\n", ""),
-        ("            torch.enable_grad(),\n", ""),
+        ("torch.inference_mode(False),  #", "torch.enable_grad(),  #"),
+        ("            torch.inference_mode(False),  # ends no_grad too\n", ""),
         ('            torch.autocast("cpu", enabled=False),\n', ""),
     ],
     "data": [

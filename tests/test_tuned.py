@@ -114,6 +114,7 @@ SWITCHES = {
     "matching_aware_weight": {"matching_aware_weight": 1.0, "projection": True},
     "patch_decoder": {"patch_decoder": True},
     "instance_noise": {"instance_noise": 0.1},
+    "balanced_classes": {"balanced_classes": True},
 }
 
 
@@ -180,6 +181,13 @@ def test_for_data_makes_enough_steps_of_enough_images(count, batch_size, epochs)
     unchanged = TUNED.replace(classes=config.classes, image_shape=config.image_shape)
     fitted = {"batch_size": 96, "epochs": 40, "instance_noise": 0.0}
     assert config.replace(**fitted) == unchanged
+
+
+@pytest.mark.parametrize(("rare", "balanced"), [(25, False), (24, True)])
+def test_for_data_balances_very_unequal_classes(rare, balanced):
+    labels = torch.cat([torch.zeros(100), torch.ones(rare)]).long()
+    data = cg.LabelledImages(torch.zeros(len(labels), 1, 8, 8).byte(), labels, ("cat", "dog"))
+    assert TUNED.for_data(data).balanced_classes == balanced
 
 
 def test_for_data_of_one_class_has_no_wrong_labels_to_reject():
@@ -503,6 +511,19 @@ def test_instance_noise_is_fresh_normal_noise_beside_the_plain_batch(tuned_confi
     assert noise.mean().item() == pytest.approx(0, abs=0.01)  # four standard errors
     assert noise.std().item() == pytest.approx(0.3, rel=0.03)
     assert not torch.equal(tuned.sample_batch(noisy, tiny_data, batch)[-1], noise)
+
+
+def test_balanced_classes_are_equally_frequent_and_so_are_the_images_of_each(tuned_config):
+    labels = torch.tensor([0] * 300 + [1] * 30 + [2] * 3)
+    images = torch.arange(333)[:, None, None, None].expand(-1, 1, 8, 8) % 256
+    data = cg.LabelledImages(images.byte(), labels, tuned_config.classes)
+    state = cg.TrainingState.create(tuned_config.replace(balanced_classes=True))
+    inputs = [tuned.sample_batch(state, data, torch.arange(300)) for _ in range(20)]
+    seen = torch.cat([labels for _, labels, *_ in inputs])
+    assert seen.bincount() == pytest.approx(2000, abs=150)  # of 6,000; four standard errors
+    rare = torch.cat([images[labels == 2, 0, 0, 0] for images, labels, *_ in inputs])
+    _, counts = rare.unique(return_counts=True)
+    assert len(counts) == 3 and counts.min() > 550  # of about 667 each
 
 
 def test_the_discriminator_sees_every_image_with_its_noise(tuned_config, batch):
