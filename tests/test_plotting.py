@@ -287,6 +287,14 @@ def test_long_names_are_cut_and_leave_the_layout(plot):
     assert max(map(len, lines)) == 2 and ["b", "b…"] in lines
 
 
+def test_long_names_leave_the_curves_of_a_run_free():
+    figure = PLOTS["run"]((LONG, "c" * 300, "c"))
+    figure.savefig(io.BytesIO())
+    _, probabilities, grid = figure.axes
+    names = grid.yaxis.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    assert probabilities.get_window_extent().x1 < names.x0
+
+
 def colours_of(data):
     """The colours of the image that was shown, most frequent first, without white: (n, rgb)."""
     image = Image.open(io.BytesIO(data["image/png"])).convert("RGB")
