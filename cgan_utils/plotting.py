@@ -162,7 +162,7 @@ def plot_training_run(
     figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10, **style)
     losses = figure.add_axes((0, 0, 2.6 / total, 1))
     probabilities = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
-    _add_grid(figure, images, classes, dots=56, left=6.9, name_width=13)
+    _add_grid(figure, images, classes, dots=56, left=6.9, name_width=11)
     if healthy is not None:
         dashed = {"linestyle": "--", "linewidth": 1}
         healthy_steps, healthy_means = _means_of_50(healthy)
