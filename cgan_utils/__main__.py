@@ -115,17 +115,20 @@ def train_command(recipe):
         given = given_fields(config, sys.argv)
         with _process_group(device, folder) as (device, first):
             saved = None if start is None else load_checkpoint(start)
-            data = images.read(saved and saved.config, first) or load_fashion_mnist("train")
-            if saved is None or recipe not in (None, saved.config.recipe):  # `train` refuses it
-                config = default.for_data(data)
-            else:
+            own = images.read(saved and saved.config, first)
+            if saved is not None and recipe in (
+                None,
+                saved.config.recipe,
+            ):  # `train` refuses others
                 config = saved.config
+            else:
+                config = default if own is None else default.for_data(own)
             if seed is None:
                 seed = 0 if saved is None else saved.seed
             with set_aside(list_checkpoints(folder) if overwrite and first else []) as remove:
                 state = train(
                     config.replace(**given),
-                    data,
+                    own or load_fashion_mnist("train"),
                     device,
                     engine,
                     seed,

@@ -75,12 +75,13 @@ class TunedConfig(CGANConfig):
         )
 
     def for_data(self, data) -> "TunedConfig":
-        """Return a copy that fits a `LabelledImages`: see `CGANConfig.for_data`.
+        """Return a copy that fits images of your own: see `CGANConfig.for_data`.
 
-        It also has instance noise, without which D tells flat colours from generated ones by their
-        edges alone, and whole classes die; batches of 32 for fewer than 3,200 images, up to the
-        recipe's own size; balanced classes if the largest has more than four times as many images
-        as the smallest; and no matching-aware loss for a single class.
+        `tuned()` as it is fits FashionMNIST. The copy also has instance noise, without which D can tell
+        flat colours from generated ones by edges alone, and whole classes die; batches of 32
+        for fewer than 3,200 images, up to the recipe's own size; balanced classes if the largest
+        has more than four times as many images as the smallest; and no matching-aware loss for a
+        single class.
         """
         count, sizes = len(data), data.labels.bincount(minlength=len(data.classes))
         batch_size = min(self.batch_size, max(32, count // 100), count)

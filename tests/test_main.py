@@ -233,8 +233,8 @@ def test_each_recipe_has_its_own_flags(shell, trained, few_images, tmp_path):
     tuned = ("--recipe", "tuned", "--r1-gamma", 0.5, "--no-edge-features")
     shell("train", *tuned, "--output", tmp_path / "2.pt")
     assert [call["config"] for call in trained] == [
-        ORIGINAL.for_data(few_images).replace(epochs=3),
-        TUNED.for_data(few_images).replace(r1_gamma=0.5, edge_features=False),
+        ORIGINAL.replace(epochs=3),
+        TUNED.replace(r1_gamma=0.5, edge_features=False),
     ]
     with pytest.raises(SystemExit):
         shell("train", "--r1-gamma", "0.5")
@@ -327,7 +327,7 @@ def test_resume_takes_all_fields_and_the_seed_from_the_checkpoint(
     flags = ("--recipe", recipe, "--hidden-dim", 8, "--batch-size", 16, "--epochs", 2, "--seed", 3)
     shell("train", *flags, "--output", path, "--max-steps", 6)
     shell("train", "--output", path, "--resume", "--epochs", 3)
-    config = getattr(cg.CGANConfig, recipe)().for_data(few_images)
+    config = getattr(cg.CGANConfig, recipe)()
     config = config.replace(hidden_dim=8, batch_size=16, epochs=3)
     state = cg.load_checkpoint(path)
     assert (state.config, state.seed, state.step) == (config, 3, 12)
