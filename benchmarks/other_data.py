@@ -9,8 +9,8 @@ with z (`class_spread`: below 0.1 it is dead) and how many are nearest to their 
 first seed's images. A run that the file already holds for the same config is skipped, so an
 interrupted measurement continues where it stopped.
 
-Two data sets come from elsewhere: scikit-learn's digits (`pip install scikit-learn`), and icons of
-Debian's package oxygen-icon-theme, which is downloaded into the data folder.
+Two data sets come from elsewhere: the digits of scikit-learn, and the icons of Debian's package
+oxygen-icon-theme, which is downloaded into the data folder.
 """
 
 import random
@@ -25,6 +25,7 @@ import torch
 import tyro
 from PIL import Image, ImageDraw
 from quality import machine, read_results, write_results
+from sklearn.datasets import load_digits
 from torchvision.utils import save_image
 
 import cgan_utils as cg
@@ -109,8 +110,6 @@ def fashion(**counts):
 
 def digits():
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
-    from sklearn.datasets import load_digits
-
     bunch = load_digits()
     return cg.LabelledImages.from_arrays(bunch.images, bunch.target, value_range=(0, 16))
 

@@ -77,8 +77,8 @@ class TunedConfig(CGANConfig):
     def for_data(self, data) -> "TunedConfig":
         """Return a copy that fits images of your own: see `CGANConfig.for_data`.
 
-        `tuned()` as it is fits FashionMNIST. The copy also has instance noise, without which D can tell
-        flat colours from generated ones by edges alone, and whole classes die; batches of 32
+        `tuned()` as it is fits FashionMNIST. The copy also has instance noise, without which D can
+        tell flat colours from generated ones by edges alone, and whole classes die; batches of 32
         for fewer than 3,200 images, up to the recipe's own size; balanced classes if the largest
         has more than four times as many images as the smallest; and no matching-aware loss for a
         single class.

@@ -294,6 +294,7 @@ def test_the_data_sets_are_what_they_are_called():
         for image in data.images[:30]:
             assert len(image.flatten(1).unique(dim=1).T) == 2
     assert drawings.labels.bincount().tolist() == [300, 200, 100]
+    assert other_data.DATA["digits"]().images.shape == (1797, 1, 8, 8)
     unequal = other_data.DATA["unequal classes"]()
     assert unequal.labels.bincount().tolist() == [3000, 300, 30]
     tinted = other_data.tinted(20)
