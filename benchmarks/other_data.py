@@ -203,7 +203,7 @@ def main(
                 if seed == seeds[0]:
                     path = RESULTS.with_suffix("") / f"{name} {recipe}.png".replace(" ", "_")
                     path.parent.mkdir(exist_ok=True)
-                    save_image((grid + 1) / 2, path, nrow=12, padding=0)
+                    save_image((grid + 1) / 2, path, nrow=12, padding=1, pad_value=1)
                 results = read_results(RESULTS)  # another process may have written
                 entry = results.setdefault(name, {}).setdefault(recipe, {})
                 if entry.get("config") != config.to_dict():
