@@ -32,7 +32,8 @@ from .diagnosis import warn_of_trouble
 from .engines import ENGINES, make_engine, process_count
 from .state import TrainingState
 
-MOST_REPORTS = 40  # epochs that are printed and saved; of more epochs, evenly spaced ones
+SHORT_EPOCH = 20  # steps; of many epochs shorter than this, not every one is printed and saved ...
+MOST_REPORTS = 40  # ... but so many, evenly spaced
 ENOUGH_TO_JUDGE = 1000  # steps, after which a class that does not depend on z is a bad sign
 
 
@@ -174,7 +175,7 @@ def train(
     checkpoint_folder: where to save a checkpoint after each epoch; the last two are kept. It may
         have checkpoints already only if `resume_from` is one of them.
     progress: a progress bar and one printed line per epoch.
-    Of more than 40 epochs, only 40, evenly spaced and with the last, are printed and saved.
+    Of epochs of fewer than 20 steps, at most 40 are printed and saved, evenly spaced, and the last.
 
     Networks are in train mode while they train; the result and a callback have them in eval mode.
     The caller's autocast, inference_mode, no_grad and default dtype do not apply.
@@ -303,7 +304,8 @@ def _close_epoch(state):
 
 def _report_epoch(state, checkpoint_folder, progress):
     """Print the means of the epoch just closed and save a checkpoint, if it is this one's turn."""
-    every = math.ceil(state.config.epochs / MOST_REPORTS)
+    short = len(state.stats) < SHORT_EPOCH
+    every = math.ceil(state.config.epochs / MOST_REPORTS) if short else 1
     if state.epoch % every != 0 and state.epoch != state.config.epochs:
         return
     if progress:

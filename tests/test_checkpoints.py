@@ -186,7 +186,7 @@ from cgan_utils.checkpoints import latest_checkpoint
 torch.set_num_threads(1)  # no pool of threads that a fork would lose
 folder, kills = sys.argv[1], int(sys.argv[2])
 config = cg.CGANConfig(
-    classes=("a", "b"), image_shape=(1, 4, 4), latent_dim=4, hidden_dim=64, batch_size=8, epochs=200
+    classes=("a", "b"), image_shape=(1, 4, 4), latent_dim=4, hidden_dim=64, batch_size=8, epochs=40
 )
 numbers = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=numbers)

@@ -433,6 +433,13 @@ def test_of_many_epochs_forty_are_reported(tiny_config, tiny_data, tmp_path, cap
     assert list(map(int, printed)) == [*range(3, 85, 3), 85]  # every third, and the last
     assert len(steps) == 85 and steps[1] == [] and steps[6] == [3, 6] and steps[-1] == [84, 85]
 
+    longer = cg.LabelledImages(
+        *(part.repeat_interleave(6, dim=0) for part in (tiny_data.images, tiny_data.labels)),
+        tiny_data.classes,
+    )
+    cg.train(tiny_config.replace(epochs=41), longer, "cpu")  # of 21 steps
+    assert "epoch  1/41" in capsys.readouterr().out
+
 
 def test_a_whole_run_warns_of_a_class_that_does_not_depend_on_z(tiny_config, monkeypatch):
     """A generator that cannot see z: its first layer has no weights for it."""

@@ -12,7 +12,7 @@ rng = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8, generator=rng)
 data = cg.LabelledImages(images, torch.arange(64) % 2, ("a", "b"))
 config = cg.CGANConfig(classes=data.classes, image_shape=(1, 4, 4), epochs=1_000_000)
-state = cg.train(config, data, device="cpu")
+state = cg.train(config, data, "cpu", callback=lambda state: print("epoch", state.epoch))
 """
 NEXT = "print(state.step > 0, state.epoch > 0, tuple(cg.sample(state, ['a']).shape))"
 
@@ -37,7 +37,7 @@ def run(client, code, until=None):
 def test_interrupting_the_kernel_keeps_what_was_trained():
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        run(client, TRAIN, until="epoch  3/")
+        run(client, TRAIN, until="epoch 3")
         manager.interrupt_kernel()
         assert run(client, NEXT).strip() == "True True (1, 1, 4, 4)"
     except queue.Empty as silence:
