@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 from torchvision.utils import save_image
 
 import cgan_utils as cg
-from cgan_utils.diagnosis import class_spread, nearest_centroid_accuracy
+from cgan_utils.diagnosis import DEAD, class_spread, nearest_centroid_accuracy
 
 RESULTS = Path(__file__).parent / "results" / "other_data.json"
 IMAGES = 200  # generated of each class
@@ -166,7 +166,7 @@ def rounded(result):
 
 def dead_classes(run):
     """Return the names of the classes that hardly vary with z."""
-    return [name for name, spread in run["spread"].items() if spread < 0.1]
+    return [name for name, spread in run["spread"].items() if spread < DEAD]
 
 
 def deaf_classes(run, real):
