@@ -5,9 +5,9 @@
 trains `CGANConfig.original().for_data(data)` and `.tuned().for_data(data)` on the eight data sets
 below, once per seed, and writes results/other_data.json: for each class how much its images vary
 with z (`class_spread`: below 0.1 it is dead) and how many are nearest to their own class's mean
-(`nearest_centroid_accuracy`, also of the real images). results/other_data/ holds a grid of the
-first seed's images. A run that the file already holds for the same config is skipped, so an
-interrupted measurement continues where it stopped.
+(`nearest_centroid_accuracy`, also of the real images). results/other_data/ holds a grid of real
+images, and one of the first seed's. A run that the file already holds for the same config is
+skipped, so an interrupted measurement continues where it stopped.
 
 Two data sets come from elsewhere: the digits of scikit-learn, and the icons of Debian's package
 oxygen-icon-theme, which is downloaded into the data folder.
@@ -33,6 +33,7 @@ from cgan_utils.diagnosis import DEAD, class_spread, nearest_centroid_accuracy
 
 RESULTS = Path(__file__).parent / "results" / "other_data.json"
 IMAGES = 200  # generated of each class
+COLUMNS = 12  # of a saved grid
 
 
 def shapes(channels, size, count=1500):
@@ -154,7 +155,20 @@ def measure(config, data, seed):
         "nearest": nearest_centroid_accuracy(images, labels, data),
         "d_fake": state.history["d_fake"][-1],
     }
-    return rounded(result) | {"cpu_seconds": round(seconds)}, cg.class_grid(state, columns=12)
+    return rounded(result) | {"cpu_seconds": round(seconds)}, cg.class_grid(state, COLUMNS)
+
+
+def first_images(data):
+    """Return the first images of each class, as `class_grid` returns generated ones."""
+    rows = [(data.labels == label).nonzero()[:COLUMNS, 0] for label in range(len(data.classes))]
+    return cg.normalize(data.images[torch.cat(rows)])
+
+
+def save_grid(images, name, kind):
+    """Save a row of images for each class as results/other_data/NAME_KIND.png."""
+    path = RESULTS.with_suffix("") / f"{name} {kind}.png".replace(" ", "_")
+    path.parent.mkdir(exist_ok=True)
+    save_image((images + 1) / 2, path, nrow=COLUMNS, padding=1, pad_value=1)
 
 
 def rounded(result):
@@ -201,9 +215,8 @@ def main(
                     continue
                 run, grid = measure(config, data, seed)
                 if seed == seeds[0]:
-                    path = RESULTS.with_suffix("") / f"{name} {recipe}.png".replace(" ", "_")
-                    path.parent.mkdir(exist_ok=True)
-                    save_image((grid + 1) / 2, path, nrow=12, padding=1, pad_value=1)
+                    save_grid(first_images(data), name, "real")
+                    save_grid(grid, name, recipe)
                 results = read_results(RESULTS)  # another process may have written
                 entry = results.setdefault(name, {}).setdefault(recipe, {})
                 if entry.get("config") != config.to_dict():

@@ -77,9 +77,15 @@ class CGANConfig:
         Training needs steps, not epochs. If the epochs make fewer than `min_steps` steps, there are
         more of them. The same few images are then seen so often that D gets far ahead of G; a first
         decay rate of Adam of at most 0.5 keeps the two together (DCGAN: Radford et al. 2016, arXiv
-        1511.06434). For FashionMNIST the copy is equal.
+        1511.06434). z has at most a quarter as many numbers as an image: with 100 for 8 x 8 pixels
+        a run could collapse (benchmarks/latent_dim.py). For FashionMNIST the copy is equal.
         """
-        config = self.replace(classes=tuple(data.classes), image_shape=tuple(data.images.shape[1:]))
+        shape = tuple(data.images.shape[1:])
+        config = self.replace(
+            classes=tuple(data.classes),
+            image_shape=shape,
+            latent_dim=min(self.latent_dim, max(1, math.prod(shape) // 4)),
+        )
         steps_per_epoch = math.ceil(len(data) / self.batch_size)
         if self.epochs * steps_per_epoch >= self.min_steps:
             return config

@@ -34,14 +34,24 @@ def test_replace_changes_only_the_copy():
     ],
 )
 def test_for_data_counts_steps(count, epochs):
-    images = torch.zeros(count, 3, 4, 5, dtype=torch.uint8)
+    images = torch.zeros(count, 3, 9, 15, dtype=torch.uint8)
     data = cg.LabelledImages(images, torch.arange(count) % 2, ("cat", "dog"))
     config = cg.CGANConfig.original().for_data(data)
-    expected = {"classes": ("cat", "dog"), "image_shape": (3, 4, 5), "epochs": epochs}
+    expected = {"classes": ("cat", "dog"), "image_shape": (3, 9, 15), "epochs": epochs}
     if count < 60_000:
         expected["betas"] = (0.5, 0.999)
     assert config == cg.CGANConfig.original().replace(**expected)
     assert cg.CGANConfig.original().replace(epochs=9_000).for_data(data).epochs == 9_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_dim"),
+    [((1, 28, 28), 100), ((1, 20, 20), 100), ((1, 8, 8), 16), ((3, 8, 8), 48), ((1, 1, 3), 1)],
+)
+def test_for_data_makes_z_shorter_for_tiny_images(shape, latent_dim):
+    images = torch.zeros(60_000, *shape, dtype=torch.uint8)
+    data = cg.LabelledImages(images, torch.arange(60_000) % 2, ("cat", "dog"))
+    assert cg.CGANConfig.original().for_data(data).latent_dim == latent_dim
 
 
 def test_to_dict_and_back():

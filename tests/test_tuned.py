@@ -173,10 +173,10 @@ def test_generators_are_handed_out_ready_to_generate(source, tuned_config, tiny_
     ],
 )
 def test_for_data_makes_enough_steps_of_enough_images(count, batch_size, epochs):
-    images = torch.zeros(count, 3, 8, 9, dtype=torch.uint8)
+    images = torch.zeros(count, 3, 8, 12, dtype=torch.uint8)
     data = cg.LabelledImages(images, torch.arange(count) % 2, ("cat", "dog"))
     config = TUNED.for_data(data)
-    assert (config.classes, config.image_shape) == (("cat", "dog"), (3, 8, 9))
+    assert (config.classes, config.image_shape) == (("cat", "dog"), (3, 8, 12))
     assert (config.batch_size, config.epochs, config.instance_noise) == (batch_size, epochs, 0.1)
     unchanged = TUNED.replace(classes=config.classes, image_shape=config.image_shape)
     fitted = {"batch_size": 96, "epochs": 40, "instance_noise": 0.0}
