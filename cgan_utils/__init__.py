@@ -13,6 +13,7 @@ from .evaluation import (
     evaluate,
     format_report,
     frechet_distance,
+    precision_and_recall,
 )
 from .models import Discriminator, Generator
 from .plotting import plot_class_grid, plot_history, plot_images, show, show_source
@@ -60,6 +61,7 @@ __all__ = [
     "plot_history",
     "plot_images",
     "plotting",
+    "precision_and_recall",
     "pretrained",
     "runs_folder",
     "sample",

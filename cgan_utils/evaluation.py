@@ -2,8 +2,8 @@
 
 A small classifier, trained on real images, predicts the class of each image, and its features, the
 128 outputs before its last layer, are compared. No single metric is enough: GAN-test cannot see
-missing variety, GAN-train cannot tell poor images from poor labels, and the Fréchet distance,
-density and coverage ignore the labels.
+missing variety, GAN-train cannot tell poor images from poor labels, and the Fréchet distance of all
+images, precision, recall, density and coverage ignore the labels.
 """
 
 import warnings
@@ -33,12 +33,16 @@ from .state import TrainingState
 METRIC_IMAGES = 10_000  # of FashionMNIST: as many as real test images
 HELD_OUT = 5  # one of so many images of your own, of each class, is a test image
 MIN_IMAGES = 50  # of each class: 10 are held out, so that an accuracy has steps of 0.1
+MIN_WITHIN = 50  # of each class; of 10, real ones are as far apart as from one image repeated
 LONGEST_NAME = 30  # in a table; a longer one is cut
 
 METRICS = {  # key in a report -> name in a table
     "gan_test": "GAN-test",
     "gan_train": "GAN-train",
     "frechet": "Fréchet distance",
+    "frechet_within": "class Fréchet",
+    "precision": "precision",
+    "recall": "recall",
     "density": "density",
     "coverage": "coverage",
     "diversity": "diversity",
@@ -64,10 +68,12 @@ def evaluate(
         faster and lower gan_train, for real images too.
 
     The metrics, defined by the functions below. Higher is better in gan_test (with `confusion`,
-    which counts the class asked for (row) against the class predicted (column)), gan_train and
-    coverage, which lie in [0, 1]; in diversity, which is 1 for real images; and in density, which
-    exceeds 1 for images more typical than real ones. Lower is better in frechet, which is 0 or
-    more. `..._per_class` maps class names to values, and the overall value is their mean.
+    which counts the class asked for (row) against the class predicted (column)), gan_train,
+    precision, recall and coverage, which lie in [0, 1]; in diversity, which is 1 for real images;
+    and in density, which exceeds 1 for images more typical than real ones. Lower is better in
+    frechet, of all images together, and frechet_within, the mean of the same within each class;
+    they are 0 or more. `..._per_class` maps class names to values, and the overall value is their
+    mean.
 
     report["real"] holds the same metrics of real images, the value to reach: gan_test and confusion
     of the test images, which the classifier was not trained on, the others of training images in
@@ -80,8 +86,10 @@ def evaluate(
     classifier knows few images by heart, which makes them alike to it: the diversity of real images
     is then below 1 (0.9 for 300 images of each class of FashionMNIST).
 
-    The Fréchet distance and density are of all images together, so the largest class counts most.
-    They and coverage depend on the number of images: compare only values for the same data.
+    frechet, precision, recall and density are of all images together, so the largest class counts
+    most. They, frechet_within and coverage depend on the number of images: compare only values for
+    the same data. frechet_within is None if a class has fewer than 50 test images, for then it says
+    little: 10 real images are as far from 10 others as from one image repeated.
 
     On one machine's CPU the same seed gives the same report. Raises TypeError or ValueError for a
     generator that cannot be measured or for data that do not fit it, and RuntimeError if
@@ -134,8 +142,9 @@ def compute_metrics(
 
     images float32 (N, C, H, W) in [-1, 1]; labels int64 (N,) they were asked for, each class
     twice or more. They are compared with `real`, images that the classifier was not trained on, or,
-    if it is None, with N of FashionMNIST's test images (at most all 10,000). The Fréchet distance,
-    coverage and density depend on both numbers of images: compare only values of the same.
+    if it is None, with N of FashionMNIST's test images (at most all 10,000). All but GAN-test and
+    diversity depend on both numbers of images: compare only values of the same. frechet_within is
+    None if a class has fewer than 50 images on either side.
 
     Raises TypeError or ValueError, naming the argument, for anything else.
     """
@@ -156,9 +165,12 @@ def compute_metrics(
 
 
 def format_report(report: dict) -> str:
-    """Format the report of `evaluate` as a text table; values for real images in brackets."""
+    """Format the report of `evaluate` as a text table; values for real images in brackets.
+
+    A metric that was not measured is left out.
+    """
     check_type("report", report, dict)
-    needed = (*METRICS, "gan_test_per_class", "confusion", "real")
+    needed = ("gan_test_per_class", "confusion", "real")
     if missing := [name for name in needed if name not in report]:
         raise ValueError(f"report must come from `evaluate`; it has no {', '.join(missing)}")
     real = report["real"]
@@ -166,16 +178,17 @@ def format_report(report: dict) -> str:
     width = min(max(map(len, names)), LONGEST_NAME) + 1
     heads = [f"{name if len(name) < width else name[: width - 2] + '…':{width}}" for name in names]
     lines = [f"{'':18}{'generated':>10}{'real':>10}"]
-    for metric, name in METRICS.items():
-        lines.append(f"{name:18}{report[metric]:10.3f}{real[metric]:10.3f}")
-    metrics = [metric for metric in METRICS if f"{metric}_per_class" in report]
-    lines += ["", " " * width + "".join(f"{METRICS[metric]:>16}" for metric in metrics)]
-    for name, head in zip(names, heads, strict=True):
-        cells = (
-            f"{report[key][name]:8.3f} ({real[key][name]:.3f})"
-            for key in (f"{metric}_per_class" for metric in metrics)
-        )
-        lines.append(head + "".join(cells))
+    measured = [metric for metric in METRICS if report.get(metric) is not None]
+    for metric in measured:
+        lines.append(f"{METRICS[metric]:18}{report[metric]:10.3f}{real[metric]:10.3f}")
+    columns = []
+    for metric in measured:
+        if (key := f"{metric}_per_class") in report:
+            cells = [f"{report[key][name]:.2f} ({real[key][name]:.2f})" for name in names]
+            column = [METRICS[metric], *cells]
+            columns.append([f"{cell:>{max(map(len, column)) + 2}}" for cell in column])
+    lines.append("")
+    lines += ["".join(row) for row in zip([" " * width, *heads], *columns, strict=True)]
     lines += ["", "asked (row), predicted by the classifier (column)"]
     for head, row in zip(heads, report["confusion"], strict=True):
         lines.append(head + "".join(f"{count:6}" for count in row))
@@ -213,21 +226,31 @@ def distribution_metrics(
     test_images: Tensor,
     test_labels: Tensor,
 ) -> dict:
-    """Compute Fréchet distance, density, coverage and diversity against the real test images.
+    """Compute the metrics that compare classifier features with those of the real test images.
 
+    frechet_within: the mean of the Fréchet distances within each class, where labels count. Miyato
+    & Koyama 2018 (arXiv 1802.05637) call it intra FID.
     diversity: the mean distance between the features of two images of one class, divided by the
     same for real images; 0 = one image repeated. An image of the wrong class adds to it: read it
     only together with GAN-test.
     """
     features, _ = extract_features(classifier, images)
     real, _ = extract_features(classifier, test_images)
+    precision, recall = precision_and_recall(real, features)
     density, covered = density_and_coverage(real, features)
-    diversity = {
-        name: _spread(features[labels == y]) / _spread(real[test_labels == y])
+    pairs = {
+        name: (real[test_labels == y], features[labels == y])
         for y, name in enumerate(classifier.classes)
     }
+    diversity = {name: _spread(ours) / _spread(theirs) for name, (theirs, ours) in pairs.items()}
+    enough = min(len(part) for pair in pairs.values() for part in pair) >= MIN_WITHIN
+    within = {name: frechet_distance(*pair) if enough else None for name, pair in pairs.items()}
     return {
         "frechet": frechet_distance(real, features),
+        "frechet_within": _mean(within) if enough else None,
+        "frechet_within_per_class": within,
+        "precision": precision,
+        "recall": recall,
         "density": density,
         **_per_class("coverage", covered, test_labels, classifier.classes),
         "diversity": _mean(diversity),
@@ -255,6 +278,26 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     return max(metric.compute().item(), 0.0)  # rounding can take it just below 0
 
 
+def precision_and_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
+    """Return precision and recall.
+
+    The ball around an image reaches to its k-th nearest neighbour among the images of its own kind.
+    precision: the share of generated images that lie in the ball of some real image.
+    recall: the share of real images that lie in the ball of some generated image.
+    Kynkäänniemi et al. 2019 (arXiv 1904.06991), section 2.
+
+    real, generated: features, float (N, F) and (M, F), N and M > k; the rest as for
+    `density_and_coverage`.
+    """
+    _check_neighbours(real, generated, k, fewest_generated=k + 1)
+    generated = generated.to(real.dtype)
+    shares = []
+    for centres, points in ((real, generated), (generated, real)):
+        reached = torch.stack([balls.any(dim=0) for balls in _inside(centres, points, k)])
+        shares.append(reached.any(dim=0).double().mean().item())
+    return tuple(shares)
+
+
 def density_and_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float, Tensor]:
     """Return density and which real images are covered, bool (N,); coverage is the mean of these.
 
@@ -268,16 +311,26 @@ def density_and_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[f
     others raise TypeError or ValueError. Distances are computed for 1000 rows at a time: 40 MB each
     for 10,000 images.
     """
+    _check_neighbours(real, generated, k, fewest_generated=1)
+    generated = generated.to(real.dtype)
+    held = torch.cat([balls.sum(dim=1) for balls in _inside(real, generated, k)])  # by each ball
+    return held.sum().item() / (k * len(generated)), held > 0
+
+
+def _inside(centres, points, k):
+    """Yield which points lie in each centre's ball: bool (<= 1000, M), for 1000 centres at a time.
+
+    The ball around a centre reaches to its k-th nearest neighbour among the centres.
+    """
+    for some in centres.split(1000):
+        nearest = torch.cdist(some, centres).topk(k + 1, largest=False).values  # itself, then k
+        yield torch.cdist(some, points) < nearest[:, -1:]
+
+
+def _check_neighbours(real, generated, k, fewest_generated):
     check_count("k", k)
     _check_features("real", real, "F", minimum=k + 1)
-    _check_features("generated", generated, real.shape[1])
-    generated = generated.to(real.dtype)
-    inside = []  # for each real image, the number of generated ones in its ball
-    for centres in real.split(1000):
-        nearest = torch.cdist(centres, real).topk(k + 1, largest=False).values  # itself, then k
-        inside.append((torch.cdist(centres, generated) < nearest[:, -1:]).sum(dim=1))
-    inside = torch.cat(inside)
-    return inside.sum().item() / (k * len(generated)), inside > 0
+    _check_features("generated", generated, real.shape[1], minimum=fewest_generated)
 
 
 def _spread(features):

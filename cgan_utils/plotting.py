@@ -275,16 +275,14 @@ def plot_matrix(
     return figure
 
 
-def plot_class_bars(
-    values: Mapping[str, float], ceilings: Mapping[str, float], label: str
-) -> Figure:
+def plot_class_bars(values: Mapping[str, float], real: Mapping[str, float], label: str) -> Figure:
     """Plot a bar per class, and a line at the value of real images. Both: {class name: value}."""
     figure = _Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     places = range(len(values))
     axes.bar(places, values.values(), color=COLOUR_G, label="generated")
     axes.hlines(
-        [ceilings[name] for name in values],
+        [real[name] for name in values],
         [place - 0.4 for place in places],
         [place + 0.4 for place in places],
         color="black",

@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ import cgan_utils as cg
 from cgan_utils import __main__ as command_line
 from cgan_utils import evaluation
 from cgan_utils.classifier import MIN_ACCURACY, Classifier, real_images
-from cgan_utils.evaluation import METRIC_IMAGES, METRICS, gan_test
+from cgan_utils.evaluation import METRIC_IMAGES, METRICS, distribution_metrics, gan_test
 
 pytestmark = pytest.mark.slow  # measures thousands of images
 
@@ -105,6 +106,70 @@ def test_density_and_coverage_of_the_same_distribution():
     assert covered.float().mean().item() == pytest.approx(1 - 2**-5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("generated", "precision", "recall"),
+    [
+        ([0.5, 0.6], 1, 0),  # balls of radius 0.1 hold no real image
+        ([0.5, -50.0], 1 / 2, 1),  # balls of radius 50.5 hold all
+        ([2.0, 4.0], 1, 2 / 4),  # balls of radius 2 hold 1 and 3
+        ([-50.0, -51.0], 0, 0),
+    ],
+)
+def test_precision_and_recall_by_hand(generated, precision, recall):
+    found = cg.precision_and_recall(LINE, torch.tensor(generated).view(-1, 1), k=1)
+    assert found == (precision, recall)
+
+
+def test_precision_and_recall_of_many_points_by_their_definition():
+    real, generated = np.random.default_rng(0).normal(size=(2, 1300, 3))
+    real, generated = real[:1100], 1.5 * generated + 0.5
+
+    def share(points, centres):
+        def distances(a, b):
+            return np.linalg.norm(a[:, None] - b, axis=-1)
+
+        radii = np.sort(distances(centres, centres), axis=1)[:, 3]
+        return (distances(points, centres) < radii).any(axis=1).mean()
+
+    found = cg.precision_and_recall(*map(torch.from_numpy, (real, generated)))
+    assert found == pytest.approx((share(generated, real), share(real, generated)))
+    assert 0.3 < found[0] < found[1] < 1
+
+
+class Pixels(torch.nn.Module):
+    """A classifier of two classes whose features are the pixels themselves."""
+
+    classes = ("a", "b")
+    features, head = torch.nn.Flatten(), torch.nn.Linear(2, 2)
+
+
+def test_frechet_distance_within_classes_is_the_mean_of_the_closed_forms():
+    real = torch.cat([gaussian([-3.0, 0.0], [1.0, 2.0]), gaussian([3.0, 0.0], [1.0, 2.0])])
+    labels = torch.arange(2).repeat_interleave(len(real) // 2)
+    other = torch.cat([gaussian([-3.0, 1.0], [1.0, 2.0]), gaussian([3.0, 0.0], [4.0, 6.0])])
+    for images, asked, within in (
+        (other, labels, {"a": 1, "b": 9 + 16}),
+        (real, labels, {"a": 0, "b": 0}),
+        (real, 1 - labels, {"a": 36, "b": 36}),  # good images of the other class
+    ):
+        metrics = distribution_metrics(Pixels(), images.float(), asked, real.float(), labels)
+        assert metrics["frechet_within_per_class"] == pytest.approx(within, abs=1e-3)
+        assert metrics["frechet_within"] == pytest.approx(sum(within.values()) / 2, abs=1e-3)
+        assert (metrics["frechet"] < 1e-3) is (images is real)  # labels do not count there
+
+
+@pytest.mark.parametrize(("generated", "test"), [(50, 50), (49, 50), (50, 49)])
+def test_frechet_distance_within_classes_needs_50_images_of_each(generated, test):
+    parts = []
+    for count in (generated, test):
+        labels = torch.tensor([0] * 60 + [1] * count)
+        parts += [torch.randn(len(labels), 2, generator=rng(count)), labels]
+    metrics = distribution_metrics(Pixels(), *parts)
+    enough = min(generated, test) == 50
+    values = metrics["frechet_within"], *metrics["frechet_within_per_class"].values()
+    assert [value is not None for value in values] == [enough] * 3
+
+
 @pytest.mark.process
 def test_density_and_coverage_of_10000_images_take_far_less_than_1_gb():
     code = """if True:
@@ -162,17 +227,20 @@ def best_images(classifier):
 
 
 @pytest.mark.slow
-def test_real_images_reach_the_ceilings(real_report):
+def test_real_images_reach_their_own_level(real_report):
     real = real_report["real"]
     for metric, distance in (
         ("gan_test", 0.05),  # a little above test images: the classifier knows training images
         ("gan_train", 0.02),
+        ("precision", 0.02),
+        ("recall", 0.02),
         ("density", 0.05),
         ("coverage", 0.02),
         ("diversity", 0.03),
     ):
         assert real_report[metric] == pytest.approx(real[metric], abs=distance), metric
     assert real_report["frechet"] < 2 * real["frechet"]
+    assert real_report["frechet_within"] < 1.5 * real["frechet_within"]
     assert real["gan_test"] >= MIN_ACCURACY
     assert real["coverage"] > 0.9
     assert real["diversity"] == pytest.approx(1, abs=0.05)
@@ -185,7 +253,10 @@ def test_a_generator_that_ignores_its_label_gets_a_tenth(real_report):
     assert report["gan_train"] < 0.3
     # The images are as good as ever: these metrics ignore the labels ...
     assert report["frechet"] < 2 * report["real"]["frechet"]
-    assert report["coverage"] == pytest.approx(real_report["coverage"], abs=0.02)
+    for metric in ("precision", "recall", "coverage"):
+        assert report[metric] == pytest.approx(real_report[metric], abs=0.02)
+    # ... this one does not ...
+    assert report["frechet_within"] > 20 * report["real"]["frechet_within"]
     # ... and every class of them is a mixture, with more variety than any class has.
     assert min(report["diversity_per_class"].values()) > 1.1
 
@@ -198,8 +269,10 @@ def test_one_perfect_image_per_class_fools_gan_test_alone(best_images, real_repo
     report = evaluate(generator)
     assert report["gan_test"] == 1
     assert report["gan_train"] < 0.7 < real_report["gan_train"]
+    assert report["precision"] == 1 and report["recall"] == 0
     assert report["coverage"] < 0.1
     assert report["diversity"] == pytest.approx(0, abs=1e-3)
+    assert report["frechet_within"] > 20 * report["real"]["frechet_within"]
     assert report["frechet"] > 50 * report["real"]["frechet"]
 
 
@@ -208,7 +281,7 @@ def test_report_holds_every_metric_and_survives_json(real_report):
     assert json.loads(json.dumps(real_report)) == real_report
     for metrics in (real_report, real_report["real"]):
         assert all(isinstance(metrics[metric], float) for metric in METRICS)
-        for metric in ("gan_test", "gan_train", "coverage", "diversity"):
+        for metric in ("gan_test", "gan_train", "frechet_within", "coverage", "diversity"):
             per_class = metrics[f"{metric}_per_class"]
             assert tuple(per_class) == cg.FASHION_MNIST_CLASSES
             assert sum(per_class.values()) / 10 == pytest.approx(metrics[metric])
@@ -241,7 +314,7 @@ def test_confusion_has_the_asked_class_in_rows(classifier):
 def test_compute_metrics_of_as_many_images_gives_the_values_of_evaluate(classifier, real_report):
     images, labels = (part[:METRIC_IMAGES] for part in real_images("train", CPU))
     metrics = cg.compute_metrics(classifier, images, labels)
-    for name in ("frechet", "density", "coverage", "diversity"):
+    for name in METRICS.keys() - {"gan_test", "gan_train"}:
         assert metrics[name] == pytest.approx(real_report["real"][name])
     assert metrics["gan_test"] == gan_test(classifier, images, labels)["gan_test"]
 
@@ -333,7 +406,7 @@ def test_a_report_of_own_images_has_the_form_of_fashion_mnists(own_report, repor
     assert own_report["images"] == {"generated": 180, "real_test": 180, "gan_train": 720}
 
 
-def test_own_real_images_reach_the_ceilings(own_report):
+def test_own_real_images_reach_their_own_level(own_report):
     real = own_report["real"]
     assert real["gan_test"] > 0.95 and real["coverage"] > 0.8
     for metric in ("gan_test", "gan_train"):
@@ -465,12 +538,18 @@ def report():
     return cg.pretrained.load_record("original")["metrics"]
 
 
-def test_format_report_names_every_metric_and_class(report):
-    table = cg.format_report(report)
+def test_format_report_names_every_metric_and_class_within_80_columns(real_report):
+    table = cg.format_report(real_report)
     assert all(name in table for name in (*METRICS.values(), *cg.FASHION_MNIST_CLASSES))
-    assert f"{report['frechet']:.3f}" in table
-    assert f"({report['real']['gan_train_per_class']['Bag']:.3f})" in table
+    assert f"{real_report['frechet']:.3f}" in table
+    assert f"({real_report['real']['gan_train_per_class']['Bag']:.2f})" in table
+    assert max(map(len, table.split("\n"))) <= 80
     assert "FID" not in table
+
+
+def test_format_report_leaves_out_what_was_not_measured(own_report):
+    assert own_report["frechet_within"] is None  # too few images
+    assert METRICS["frechet_within"] not in cg.format_report(own_report)
 
 
 def test_format_report_aligns_names_of_any_length(own_report):
@@ -559,7 +638,9 @@ def test_evaluate_names_the_argument_it_cannot_use(error, message, arguments, mo
         cg.evaluate(**{"generator": cg.Generator(ORIGINAL)} | arguments)
 
 
-@pytest.mark.parametrize("metric", [cg.frechet_distance, cg.density_and_coverage])
+@pytest.mark.parametrize(
+    "metric", [cg.frechet_distance, cg.precision_and_recall, cg.density_and_coverage]
+)
 @pytest.mark.parametrize(
     ("error", "message", "real", "generated"),
     [

@@ -167,11 +167,11 @@ def test_matrix_has_rows_down_and_columns_across():
     assert axes.yaxis_inverted()  # row 0 on top
 
 
-def test_class_bars_and_their_ceilings():
+def test_class_bars_and_the_lines_of_real_images():
     axes = plotting.plot_class_bars({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.2, 0.7]
-    (ceilings,) = axes.collections
-    assert [segment[0][1] for segment in ceilings.get_segments()] == [0.8, 0.9]
+    (lines,) = axes.collections
+    assert [segment[0][1] for segment in lines.get_segments()] == [0.8, 0.9]
 
 
 def test_show_gives_the_image_and_its_alternative_text(displayed):
