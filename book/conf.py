@@ -6,18 +6,21 @@ book as they do in the repository. Nothing is executed, and no page needs a netw
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from docutils.nodes import SkipNode, math_block
 from latex2mathml.converter import convert
 
 BOOK = Path(__file__).parent
+sys.path[:0] = [str(BOOK), str(BOOK.parent)]  # explorer.py, and this clone's package
 
 project = html_title = "A conditional GAN"
 author = "its contributors"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "explorer"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "book/glossary.md", "notebooks/**.ipynb"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "notebooks/**.ipynb"]
+include_patterns += ["book/explorer.md", "book/glossary.md"]
 exclude_patterns = [".*", "data", "runs", "site", "**/.ipynb_checkpoints"]
 
 html_theme = "sphinx_book_theme"
