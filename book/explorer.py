@@ -8,7 +8,6 @@ call of a function: a page opened from a disk may load scripts, but no other fil
 import base64
 import io
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np

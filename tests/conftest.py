@@ -1,14 +1,18 @@
 """Fixtures for all tests, and nbval's settings."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 import cgan_utils as cg
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_collection_modifyitems(items):
@@ -36,6 +40,20 @@ def book(tmp_path_factory):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return site
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium that the machine has, driven by Playwright, which downloads none."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        reason = "there is no Chromium; install one, for instance with `apt-get install chromium`"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

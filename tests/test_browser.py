@@ -1,10 +1,6 @@
-"""What a reader sees, in a real browser: notebooks run in JupyterLab, and the book on two screens.
-
-Playwright drives the Chromium that the machine has; it downloads none.
-"""
+"""What a reader sees in a browser: notebooks run in JupyterLab, and the book on two screens."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,27 +10,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 CLONE = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.browser
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=60_000)  # milliseconds; a busy machine is slow, not wrong
 PATIENCE = 600  # seconds for a notebook, on a busy machine
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        reason = "there is no Chromium; install one, for instance with `apt-get install chromium`"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

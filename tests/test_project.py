@@ -242,7 +242,8 @@ def test_every_import_is_a_declared_dependency(folder):
     if folder != "cgan_utils":
         extras = PROJECT["optional-dependencies"].values()
         needs = needs + [need for extra in extras for need in extra]
-        beside |= {path.stem for path in (CLONE / "benchmarks").glob("*.py")}  # on pytest's path
+        for each in PYTEST["pythonpath"]:
+            beside |= {path.stem for path in (CLONE / each).glob("*.py")}
     declared = {re.match(r"[\w-]+", need)[0] for need in needs}
     known, owners = sys.stdlib_module_names | beside, packages_distributions()
     for path in files:
