@@ -123,6 +123,31 @@ def workflow_job():
     return yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]["test"]
 
 
+def test_pages_publishes_what_make_book_builds():
+    workflow = yaml.safe_load(read(".github/workflows/pages.yml"))
+    assert workflow[True] == {"push": {"branches": ["main"]}}  # YAML 1.1 reads "on" as True
+    steps = workflow["jobs"]["book"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make book"]
+    (site,) = re.findall(r"^SITE := (.*)$", read("Makefile"), re.MULTILINE)
+    (upload,) = [step for step in steps if "upload-pages-artifact" in step.get("uses", "")]
+    assert upload["with"] == {"path": site}
+    assert steps[-1]["uses"].startswith("actions/deploy-pages@")
+
+
+def test_binder_finds_the_package_and_a_python_that_it_allows():
+    """By repo2docker's rules: `binder/` alone counts, and there an environment.yml would win."""
+    assert {path.name for path in (CLONE / "binder").iterdir()} == {
+        "requirements.txt",
+        "runtime.txt",
+    }
+    version = re.fullmatch(r"python-3\.(\d+)", read("binder/runtime.txt").strip())[1]
+    assert int(version) >= int(PROJECT["requires-python"].removeprefix(">=3."))
+    lines = [line for line in read("binder/requirements.txt").splitlines() if line[0] != "#"]
+    *options, package = lines  # pip runs in the clone, once all of it is there: -e is local
+    assert all(option.startswith("--extra-index-url https://") for option in options)
+    assert re.fullmatch(r"-e \.\[(\w+)\]", package)[1] in PROJECT["optional-dependencies"]
+
+
 def test_pre_commit_runs_a_ruff_that_the_project_allows():
     (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     (need,) = [need for need in PROJECT["optional-dependencies"]["test"] if "ruff" in need]

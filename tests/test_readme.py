@@ -8,11 +8,13 @@ command trains for 100 steps at most.
 
 import functools
 import json
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import nbformat
 import onnxruntime
 import pytest
 import torch
@@ -21,8 +23,9 @@ from torchvision.transforms.functional import to_pil_image
 import cgan_utils as cg
 from cgan_utils import __main__ as command_line
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+CLONE = Path(__file__).resolve().parents[1]
+README = (CLONE / "README.md").read_text(encoding="utf-8")
+RESULTS = CLONE / "benchmarks" / "results"
 
 
 def blocks(language):
@@ -92,6 +95,25 @@ def test_commands(few_images, monkeypatch, capsys):
     report = json.loads(Path("runs/first.json").read_text(encoding="utf-8"))
     assert report["gan_test"] < report["real"]["gan_test"]
     assert "GAN-test" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_first_cells_run_after_the_line_for_colab(tmp_path, monkeypatch):
+    """With a git that links this clone instead of fetching it, and a pip that only takes note."""
+    (line,) = re.findall(r"`(import os;.*)`", README)
+    for name, script in {
+        "git": f'test "$1 $2 $3" = "clone -q URL" && ln -s "{CLONE}" "$4"',
+        "pip": 'test "$1 $2" = "install -q" && test -f "$3/pyproject.toml" && touch installed',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    exec(line)
+    assert (tmp_path / "installed").exists()
+    for path in sorted((CLONE / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        exec(next(cell.source for cell in cells if cell.cell_type == "code"), {})
 
 
 def test_gan_train_by_the_number_of_images():
