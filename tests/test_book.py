@@ -21,7 +21,8 @@ def cells(path):
 @pytest.mark.book
 def test_every_notebook_is_a_page_in_the_contents(book):
     contents = (book / "index.html").read_text(encoding="utf-8")
-    for page in [*PAGES, Path("book/glossary.html"), Path("CONTRIBUTING.html")]:
+    others = ("book/explorer.html", "book/glossary.html", "CONTRIBUTING.html")
+    for page in [*PAGES, *map(Path, others)]:
         assert (book / page).exists() and f'href="{page}"' in contents, page
 
 
