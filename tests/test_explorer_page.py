@@ -16,7 +16,7 @@ RECIPES = ("original", "tuned")
 PAIR, GRIDS = RECIPES, ("original-grid", "tuned-grid")  # canvases
 CONTROLS = ("class", "blend with", "blend", "seed", "walk", "epoch")
 MAX_BYTES = 6_000_000
-MAX_MILLISECONDS = {"showPair": 50, "showGrids": 500}  # on a busy machine; a quiet one: 1 and 60
+MAX_MILLISECONDS = 50
 CONTRAST = 4.5  # of text to its background, at least: WCAG 2.2, 1.4.3
 
 browser_test = pytest.mark.browser
@@ -207,17 +207,17 @@ def luminance(colour):
 
 
 @browser_test
-@pytest.mark.parametrize("function", MAX_MILLISECONDS)
-def test_images_change_at_once(function, open_page):
+def test_images_change_at_once(open_page):
     page = open_page()
-    script = """(show) => [...Array(20).keys()].map((seed) => {
+    script = """(show) => Math.min(...[...Array(20).keys()].map((seed) => {
       element("seed").value = seed;
       const start = performance.now();
       show();
       return performance.now() - start;
-    })"""
-    milliseconds = page.evaluate(f"({script})({function})")
-    assert sorted(milliseconds)[5] < MAX_MILLISECONDS[function]
+    }))"""
+    pair, grids = (page.evaluate(f"({script})({show})") for show in ("showPair", "showGrids"))
+    assert pair < MAX_MILLISECONDS
+    assert grids < 75 * pair  # they are 50 pairs
 
 
 @pytest.mark.book

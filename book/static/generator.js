@@ -24,7 +24,7 @@ function sample(recipe, labels, latent) {
 class Generator {
   /* parameters: {name: {shape, halves}}, with the half-precision elements in base64. */
   constructor({ classes, latentDim, latentScale, parameters }) {
-    Object.assign(this, { classes, latentDim, latentScale, parameters: {} });
+    Object.assign(this, { classes, latentDim, latentScale, parameters: {}, kept: {} });
     for (const [name, { shape, halves }] of Object.entries(parameters)) {
       this.parameters[name] = Object.assign(fromHalves(halves), { shape });
     }
@@ -39,44 +39,56 @@ class Generator {
 
   /* Generate from any embedding: a label's, or a blend of two. */
   decode(z, embedded) {
-    let h = concatenate(z, embedded);
-    h = relu(this.linear("layers.0", h));
+    let h = relu(this.linearOfBoth("layers.0", [z, embedded]));
     h = relu(this.linear("layers.2", h));
     return tanh(this.linear("layers.4", h));
   }
 
-  /* y = x W + b. The weight has one row per input, so that an input of 0, as ReLU makes half of
-   * them, costs nothing. Four rows at a time are faster than one.
-   */
+  /* x W + b. */
   linear(name, x) {
     const weight = this.parameters[`${name}.weight`];
     const bias = this.parameters[`${name}.bias`];
-    const size = weight.shape[1];
-    const y = bias ? bias.slice() : new Float32Array(size);
-    const inputs = [], rows = [];
-    for (let i = 0; i < x.length; i++) {
-      if (x[i] !== 0) inputs.push(x[i]), rows.push(i * size);
-    }
-    while (inputs.length % 4) inputs.push(0), rows.push(0);
-    for (let i = 0; i < inputs.length; i += 4) {
-      const a = inputs[i], b = inputs[i + 1], c = inputs[i + 2], d = inputs[i + 3];
-      const p = rows[i], q = rows[i + 1], r = rows[i + 2], s = rows[i + 3];
-      for (let j = 0; j < size; j++) {
-        y[j] += a * weight[p + j] + b * weight[q + j] + c * weight[r + j] + d * weight[s + j];
-      }
-    }
-    return y;
+    return addRows(bias ? bias.slice() : new Float32Array(weight.shape[1]), weight, x, 0);
   }
+
+  /* The same for z and a label's embedding in a row. What z adds to the sum is kept: a class grid
+   * needs it ten times.
+   */
+  linearOfBoth(name, [z, embedded]) {
+    if (this.kept[name]?.z !== z) this.kept[name] = { z, y: this.linear(name, z) };
+    const weight = this.parameters[`${name}.weight`];
+    return addRows(this.kept[name].y.slice(), weight, embedded, z.length);
+  }
+}
+
+/* y += x W, with the rows of W from `first` on. An input of 0, as ReLU makes half of them, costs
+ * nothing, as W has one row per input. Four rows at a time are faster than one.
+ */
+function addRows(y, weight, x, first) {
+  const size = y.length, inputs = [], rows = [];
+  for (let i = 0; i < x.length; i++) {
+    if (x[i] !== 0) inputs.push(x[i]), rows.push((first + i) * size);
+  }
+  while (inputs.length % 4) inputs.push(0), rows.push(0);
+  for (let i = 0; i < inputs.length; i += 4) {
+    const a = inputs[i], b = inputs[i + 1], c = inputs[i + 2], d = inputs[i + 3];
+    const p = rows[i], q = rows[i + 1], r = rows[i + 2], s = rows[i + 3];
+    for (let j = 0; j < size; j++) {
+      y[j] += a * weight[p + j] + b * weight[q + j] + c * weight[r + j] + d * weight[s + j];
+    }
+  }
+  return y;
 }
 
 /* The tuned recipe: conditional batch norm after each layer, and a patch decoder at the end. */
 class TunedGenerator extends Generator {
   decode(z, embedded) {
-    const inputs = concatenate(z, embedded);
-    let h = inputs;
-    for (const i of [0, 1, 2]) {
-      const norm = this.conditionalBatchNorm(`norms.${i}`, inputs);
-      h = relu(norm(this.linear(`hidden.${i}`, h)));
+    const inputs = [z, embedded];
+    let h = this.linearOfBoth("hidden.0", inputs);
+    h = relu(this.conditionalBatchNorm("norms.0", inputs)(h));
+    for (const i of [1, 2]) {
+      h = this.linear(`hidden.${i}`, h);
+      h = relu(this.conditionalBatchNorm(`norms.${i}`, inputs)(h));
     }
     return tanh(this.patchDecoder(h, inputs));
   }
@@ -88,7 +100,7 @@ class TunedGenerator extends Generator {
     const mean = this.parameters[`${name}.normalize.running_mean`];
     const variance = this.parameters[`${name}.normalize.running_var`];
     const units = mean.length;
-    const scaleAndShift = this.linear(`${name}.scale_and_shift`, inputs);
+    const scaleAndShift = this.linearOfBoth(`${name}.scale_and_shift`, inputs);
     const factor = new Float32Array(units), offset = new Float32Array(units);
     for (let i = 0; i < units; i++) {  // of (1 + scale) * (h - mean) / deviation + shift
       factor[i] = (1 + scaleAndShift[i]) / Math.sqrt(variance[i] + 1e-5);
@@ -130,10 +142,6 @@ function addGenerator(recipe, description) {
   generators[recipe] = new kind(description);
 }
 
-function concatenate(first, second) {
-  return Float32Array.of(...first, ...second);
-}
-
 function relu(h) {
   for (let i = 0; i < h.length; i++) h[i] = Math.max(h[i], 0);
   return h;
@@ -144,7 +152,7 @@ function tanh(h) {
   return h;
 }
 
-/* The values of half-precision floats, which come in base64: 1 sign, 5 exponent, 10 fraction bits. */
+/* Half-precision floats, in base64, as a Float32Array: 1 sign, 5 exponent, 10 fraction bits each. */
 function fromHalves(base64) {
   const bytes = atob(base64), values = new Float32Array(bytes.length / 2);
   for (let i = 0; i < values.length; i++) {
