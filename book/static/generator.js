@@ -152,7 +152,7 @@ function tanh(h) {
   return h;
 }
 
-/* Half-precision floats, in base64, as a Float32Array: 1 sign, 5 exponent, 10 fraction bits each. */
+/* Half-precision floats in base64 as a Float32Array: 1 sign, 5 exponent, 10 fraction bits each. */
 function fromHalves(base64) {
   const bytes = atob(base64), values = new Float32Array(bytes.length / 2);
   for (let i = 0; i < values.length; i++) {
