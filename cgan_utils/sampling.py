@@ -62,11 +62,12 @@ def sample(
 
     network = copy.deepcopy(generator).eval()
     shape, device = (len(labels), *config.image_shape), latent.device
+    labels = labels.to(device)
     images = torch.empty(shape, device=device, dtype=torch.float32)
     with torch.autocast(device.type, enabled=False):  # the caller's would change the images
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
-            images[rows] = network(latent[rows], labels[rows].to(device))
+            images[rows] = network(latent[rows], labels[rows])
     return images
 
 

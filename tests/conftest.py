@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_emulation
 import pytest
 import torch
 from playwright.sync_api import sync_playwright
@@ -25,6 +26,15 @@ def pytest_collection_modifyitems(items):
 def same_random_numbers():
     """In each run and order of the tests: one that fails once in a hundred runs tells nothing."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Emulated CUDA graphs, of tensors on the CPU."""
+    cuda = cuda_emulation.EmulatedCUDA()
+    for name in cuda_emulation.PATCHED:
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name), raising=False)
+    return cuda
 
 
 @pytest.fixture(scope="session")

@@ -200,6 +200,14 @@ FAULTS = {
     "engines/compiled": [
         ("copy.deepcopy(state)  # tracing", "state  # tracing"),
     ],
+    "engines/cuda_graph": [
+        ("                torch.cuda.set_stream(stream)\n", ""),
+        ("                state.rng = torch.Generator(device)\n", ""),
+        ("                state.rng.set_state(noise)\n", ""),
+        ("raise (error.__context__ or error)", "raise error"),
+        ("        with torch.cuda.device(device):\n", "        if True:\n"),
+        ("            with torch.cuda.device(device):\n", "            if True:\n"),
+    ],
     "engines/distributed": [
         ("tensor.chunk(processes)[rank]", "tensor.chunk(processes)[0]"),
         ("return stats / processes", "return stats"),
@@ -346,6 +354,7 @@ TESTS = {
     "engines/lowerings": ["codegen"],
     "engines/__init__": ["engines"],
     "engines/compiled": ["engines"],
+    "engines/cuda_graph": ["cuda_graph"],
     "engines/distributed": ["engines"],
     "engines/traced": ["engines"],
 }

@@ -14,18 +14,42 @@ class CUDAGraph(Traced):
     kind = "graph"
 
     def record(self, state, data, batch):
-        device = state.device
-        batch = batch.clone()  # the graph reads its indices and its schedule from these tensors
+        device, noise = state.device, state.rng.get_state()
+        with torch.cuda.device(device):
+            stream = torch.cuda.current_stream()
+            try:
+                graph, stats, batch, numbers = self.capture(state, data, batch.clone())
+            except Exception as error:  # a broken capture keeps the stream and the rng to itself
+                torch.cuda.set_stream(stream)
+                state.rng = torch.Generator(device)
+                state.rng.set_state(noise)
+                raise (error.__context__ or error) from None  # what broke it, not that it is broken
+
+        def run(state, data, indices):
+            with torch.cuda.device(device):
+                batch.copy_(indices)
+                for name, value in scheduled_numbers(state).items():
+                    numbers[name].fill_(value)
+                graph.replay()
+            return stats
+
+        return run
+
+    def capture(self, state, data, batch):
+        """Return the graph of a step, its statistics, and what it reads: indices and schedule."""
         numbers = {
-            name: torch.tensor(float(v), device=device)
-            for name, v in scheduled_numbers(state).items()
+            name: torch.tensor(float(value), device=state.device)
+            for name, value in scheduled_numbers(state).items()
         }
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):  # libraries set themselves up; none of it may be captured
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with (  # libraries set themselves up; none of it may be captured
+            torch.cuda.stream(stream),
+            reading_schedule(copy.deepcopy(state), numbers) as view,
+        ):
             for _ in range(3):
-                Eager.__call__(self, copy.deepcopy(state), data, batch)
-        torch.cuda.current_stream(device).wait_stream(stream)
+                Eager.__call__(self, view, data, batch)
+        torch.cuda.current_stream().wait_stream(stream)
 
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(state.rng)
@@ -34,14 +58,4 @@ class CUDAGraph(Traced):
             torch.cuda.graph(graph, stream=stream),
         ):
             stats = Eager.__call__(self, view, data, batch)
-
-        def run(state, data, indices):
-            batch.copy_(indices)
-            for tensor, value in zip(
-                numbers.values(), scheduled_numbers(state).values(), strict=True
-            ):
-                tensor.fill_(value)
-            graph.replay()
-            return stats
-
-        return run
+        return graph, stats, batch, numbers
