@@ -29,14 +29,34 @@ from cgan_utils.sampling import generator_of
 pytestmark = pytest.mark.slow  # runs the benchmarks in short
 
 
-def test_the_limit_counts_every_product_of_a_step():
+def test_the_limit_counts_every_product_that_a_step_uses():
     config = cg.CGANConfig.original()
     state = cg.TrainingState.create(config)
     images, labels = torch.zeros(32, 1, 28, 28), torch.zeros(32, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         cg.training_step(state, images, labels, torch.zeros(32, 100), labels)
-    products = speed.products_of_a_step(config)
-    assert sum(2 * math.prod(shape) for shape in products) == counter.get_total_flops()
+    # Nobody reads the gradients of z, of D's pixels in its own update (of real and of generated
+    # images), and of the label's embedding in G's.
+    unused = 2 * 256 * (32 * 100 + 64 * 784 + 32 * 10)
+    products = speed.products_of_a_step(config, 0)
+    assert sum(2 * math.prod(shape) for shape in products) == counter.get_total_flops() - unused
+
+
+def test_a_limit_is_the_time_of_the_products(monkeypatch):
+    monkeypatch.setitem(speed.RECIPES, "tuned", (cg.CGANConfig.tuned(), 4))
+    monkeypatch.setattr(speed, "products_of_a_step", lambda _, n: [(10, 10, 5 * 10**5 * (2 - n))])
+    monkeypatch.setattr(speed, "product_seconds", lambda p, *_: {"some": p[0][2] / 5e5})
+    monkeypatch.setattr(speed, "compiled_product_seconds", lambda p, _: 4 * p[0][2] / 5e5)
+    limits = speed.measure_limits("tuned", 1, torch.device("cpu"))  # of steps of 2, 1, 1, 1 s
+    assert limits["gflop_per_step"] == 0.125 and limits["ms"] == {"some": 1250, "compiled C": 5000}
+    assert limits["gflop_per_s"] == {"some": 0.1, "compiled C": 0.0}
+
+
+def test_captured_products_are_timed_as_one_graph(cuda):
+    products, cuda.current_device = [(64, 128, 32), (32, 64, 128)], torch.device("cpu")
+    seconds = speed.captured_seconds(products, 3, torch.device("cpu"), rounds=5)
+    assert cuda.replays == 3 and len(cuda.graphs[0].calls) == 5 * len(products)
+    assert seconds == min(cuda.milliseconds) / 1e3 / 5
 
 
 @pytest.mark.parametrize("recipe", cg.CGANConfig.recipes)
@@ -70,9 +90,11 @@ def test_the_short_form_runs_and_writes_its_table(tmp_path, capsys):
     speed.main(path, short=True)
     results = json.loads(path.read_text())
     assert {"post", "eager"} <= set(results["training"])
+    assert {"eager"} < set(results["tuned_training"]) < set(results["training"])
     assert results["machine"]["threads"] == torch.get_num_threads()
-    for row in results["training"].values():
-        assert 0 < row["min_ms"] <= row["median_ms"]
+    for rows in (results["training"], results["tuned_training"]):
+        for row in rows.values():
+            assert 0 < row["min_ms"] <= row["median_ms"]
     table = capsys.readouterr().out
     assert "post" in table and "images/s" in table
 
