@@ -332,12 +332,9 @@ def measure_training(recipe, loops, steps, repeats, gflop):
     return rows
 
 
-def main(output: Path = RESULTS, short: bool = False, threads: int | None = None):
-    """Measure and write the results; --short only checks that everything runs."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    steps, repeats, tries = (2, 2, 20) if short else (50, 20, 300)
-    device = cg.choose_device()
+def measure(device, short=False):
+    """Return all results, ready for JSON."""
+    steps, repeats, tries = (2, 2, 5) if short else (50, 20, 100)
     results = {
         "machine": describe_machine(device),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
@@ -389,6 +386,14 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
     }
     if device.type == "cuda":
         results["peak_memory_mb"]["device"] = torch.cuda.max_memory_allocated() // 2**20
+    return results
+
+
+def main(output: Path = RESULTS, short: bool = False, threads: int | None = None):
+    """Measure and write the results; --short only checks that everything runs."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    results = measure(cg.choose_device(), short)
     write_results(output, results)
     print_table(results)
 

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 
+import check_gpu
 import gan_train_by_size
 import latent_dim
 import loading
@@ -22,9 +23,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import cgan_utils as cg
+from cgan_utils import training
+from cgan_utils.engines.cuda_graph import CUDAGraph
+from cgan_utils.engines.eager import Eager
 from cgan_utils.evaluation import METRICS
 from cgan_utils.models import create_networks
 from cgan_utils.sampling import generator_of
+from cgan_utils.training import recipe_of
 
 pytestmark = pytest.mark.slow  # runs the benchmarks in short
 
@@ -358,3 +363,136 @@ def test_measuring_other_data_resumes(tiny_config, tiny_data, tmp_path, monkeypa
     expected = cg.class_spread(state, tiny_data, 2, 200)
     assert run["spread"] == pytest.approx(expected, abs=1e-4)
     assert (tmp_path / "other_data" / "tiny_original.png").exists()
+
+
+# -- a GPU, emulated
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpu(cuda, monkeypatch):
+    """An emulated GPU, on which "cpu" is the name of the device."""
+    cuda.current_device = CPU
+    monkeypatch.setattr(
+        training,
+        "make_engine",
+        lambda name, device, steps, sample, step: check_gpu.CUDAGraph(sample, step),
+    )
+    return cuda
+
+
+class StaleGraph(CUDAGraph):
+    """A graph that was recorded with its batch as a constant."""
+
+    def __call__(self, state, data, batch):
+        self.batch = getattr(self, "batch", batch)
+        return super().__call__(state, data, self.batch)
+
+
+def tiny_recipe(name, tiny_config):
+    full = getattr(cg.CGANConfig, name)()
+    sizes = ("classes", "image_shape", "embedding_dim", "latent_dim", "hidden_dim", "batch_size")
+    return full.replace(**{name: getattr(tiny_config, name) for name in sizes})
+
+
+@pytest.mark.parametrize("name", cg.CGANConfig.recipes)
+def test_a_gpu_that_computes_the_same_passes(name, tiny_config, tiny_data, gpu):
+    config, data = tiny_recipe(name, tiny_config), repeated(tiny_data, 160)
+    found = check_gpu.step_differences(config, data, CPU)
+    found["resumed"] = check_gpu.resumed_difference(config, tiny_data, CPU, steps=12)
+    found["failed_capture"] = check_gpu.failed_capture_difference(config, tiny_data, CPU)
+    found["sample"] = check_gpu.sampling_difference(config, CPU)
+    assert found.pop("graph_step") < 1e-3
+    assert gpu.broken and set(found.values()) == {0}
+
+
+@pytest.mark.parametrize("name", cg.CGANConfig.recipes)
+def test_a_gpu_that_trains_on_other_images_fails(name, tiny_config, tiny_data, gpu, monkeypatch):
+    config, data = tiny_recipe(name, tiny_config), repeated(tiny_data, 64)
+    monkeypatch.setattr(check_gpu, "CUDAGraph", StaleGraph)
+    found = check_gpu.step_differences(config, data, CPU)
+    found["resumed"] = check_gpu.resumed_difference(config, data, CPU, steps=12)
+    failed = check_gpu.failures({"a": found})
+    assert [line.split()[1] for line in failed] == ["graph_step", "resumed"]
+
+
+def test_a_check_without_a_number_fails():
+    assert check_gpu.failures({"a": {"sample": 0.0}}) == []
+    assert check_gpu.failures({"a": {"sample": math.nan}}) == ["a: sample nan, at most 0.0001"]
+
+
+def test_metrics_of_other_images_differ(monkeypatch):
+    data, compute, shown = cg.load_fashion_mnist("train"), cg.compute_metrics, []
+    assert check_gpu.metrics_difference(data, CPU, count=300) == 0
+
+    def darker(classifier, images, labels, real):
+        shown.append(images)
+        return compute(classifier, images if len(shown) == 1 else images.clamp(max=0), labels, real)
+
+    monkeypatch.setattr(cg, "compute_metrics", darker)
+    assert check_gpu.metrics_difference(data, CPU, count=300) > 2 * check_gpu.BOUNDS["metrics"]
+
+
+def repeated(data, count):
+    return data[torch.arange(count) % len(data)]
+
+
+@pytest.mark.parametrize("name", cg.CGANConfig.recipes)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_several_steps_a_replay_equal_eager_ones(
+    compiled, name, tiny_config, tiny_data, gpu, monkeypatch
+):
+    config, data, count = tiny_recipe(name, tiny_config), repeated(tiny_data, 150), 8
+    sample, step, set_schedule = recipe_of(config)
+    monkeypatch.setattr(torch, "compile", lambda program: program)  # which takes a minute
+    loop = check_gpu.several_steps(
+        config, data, CPU, count, check_gpu.CompiledStep(step) if compiled else None
+    )
+    state, engine = cg.TrainingState.create(config), Eager(sample, step)
+    for epoch in (0, 1):
+        measured, expected = next(loop), []
+        for batch in state.shuffled(len(data), epoch).split(16)[:count]:
+            if set_schedule is not None:
+                set_schedule(state, check_gpu.TOTAL_STEPS)
+            expected.append(engine(state, data, batch))
+            state.step += 1
+        assert measured.step == state.step == count * (epoch + 1) and gpu.replays == epoch + 1
+        torch.testing.assert_close(measured.stats, torch.stack(expected))
+        pairs = zip(check_gpu.tensors_of(measured), check_gpu.tensors_of(state), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, monkeypatch):
+    for name, (_, period) in speed.RECIPES.items():
+        monkeypatch.setitem(speed.RECIPES, name, (tiny_recipe(name, tiny_config), period))
+
+    def no_compiler(program):
+        raise RuntimeError("no Triton here\nand more")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = check_gpu.measure_ideas(repeated(tiny_data, 400), CPU, replays=2)
+    for name, result in found.items():
+        if "compiled" in name:
+            assert result == {"error": "RuntimeError: no Triton here"}
+        else:
+            assert result["ms"] > 0
+
+
+def test_without_fashion_mnist_random_images_are_read_like_it(tmp_path, monkeypatch):
+    for owner, name in ((speed, "FashionMNIST"), (cg, "load_fashion_mnist")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back after the test
+    monkeypatch.setattr(cg, "data_folder", lambda: tmp_path)
+    data, kind = check_gpu.training_images()
+    assert kind == "random" and cg.load_fashion_mnist("train") is data
+    images = speed.FashionMNIST(tmp_path, transform=lambda image: torch.tensor(np.array(image)))
+    assert len(images) == len(data) == 60_000
+    image, label = images[1234]
+    assert torch.equal(image, data.images[1234, 0]) and label == data.labels[1234]
+
+
+def test_without_a_gpu_the_check_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        check_gpu.main()

@@ -160,13 +160,25 @@ def test_one_program_for_each_kind_of_step(recipe, tiny_data, monkeypatch):
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
 def test_resuming_a_compiled_run_gives_the_same_bits(recipe, stop, tiny_data, tmp_path):
-    whole = train(recipe, tiny_data, "compiled", max_steps=14)
-    part = train(recipe, tiny_data, "compiled", max_steps=stop)
-    path = cg.save_checkpoint(tmp_path / "part.pt", part)
-    resumed = train(recipe, tiny_data, "compiled", max_steps=14, resume_from=path)
+    whole, resumed = whole_and_resumed(recipe, tiny_data, "compiled", "cpu", stop, tmp_path)
     assert resumed.history == whole.history
     for a, b in zip(tensors(whole), tensors(resumed), strict=True):
         assert torch.equal(a, b)
+
+
+@needs_cuda
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_resuming_a_graph_run_gives_the_same_numbers(recipe, stop, tiny_data, tmp_path):
+    whole, resumed = whole_and_resumed(recipe, tiny_data, "graph", "cuda", stop, tmp_path)
+    assert whole.engine == resumed.engine == "graph"
+    assert_close(resumed, whole)
+
+
+def whole_and_resumed(config, data, engine, device, stop, folder):
+    whole = train(config, data, engine, device, max_steps=14)
+    part = train(config, data, engine, device, max_steps=stop)
+    path = cg.save_checkpoint(folder / "part.pt", part)
+    return whole, train(config, data, engine, device, max_steps=14, resume_from=path)
 
 
 # -- the choice

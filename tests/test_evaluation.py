@@ -1,5 +1,6 @@
 """The metrics against closed forms, values by hand, and generators whose faults are known."""
 
+import copy
 import functools
 import json
 import math
@@ -326,6 +327,18 @@ def test_compute_metrics_compares_with_as_many_real_images(classifier):
     assert same["frechet"] == pytest.approx(0, abs=1e-3) and same["coverage"] == 1
     shifted = cg.compute_metrics(classifier, images, (labels + 1) % 10)
     assert shifted["gan_test"] < 0.1 and shifted["frechet"] == same["frechet"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_measures_the_same(classifier):
+    images, labels = (part[:2000] for part in real_images("train", CPU))
+    expected = cg.compute_metrics(classifier, images, labels)
+    there = copy.deepcopy(classifier).cuda()
+    metrics = cg.compute_metrics(there, images.cuda(), labels.cuda())
+    for name in ("gan_test", "frechet", "density", "coverage", "diversity"):
+        assert metrics[name] == pytest.approx(expected[name], abs=0.01)
+    report = cg.evaluate(constant_generator(0).cuda(), gan_train_images=FEWER, progress=False)
+    assert json.loads(json.dumps(report)) == report and report["gan_test"] < 0.3
 
 
 @pytest.mark.slow

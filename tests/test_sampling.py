@@ -104,6 +104,16 @@ def test_sampling_runs_in_eval_mode(generator):
     assert torch.equal(first, second) and (first != 0).all()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_generates_the_same_images(generator):
+    labels = torch.arange(3000) % 10
+    expected = cg.sample(generator, labels, seed=3)
+    for given in (labels, labels.cuda()):
+        images = cg.sample(copy.deepcopy(generator).cuda(), given, seed=3)
+        assert images.is_cuda
+        torch.testing.assert_close(images.cpu(), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("mode", ["autocast", "inference", "float64"])
 def test_the_callers_modes_do_not_change_the_images(mode, generator):
     expected = cg.sample(generator, [1, 2], seed=3), cg.class_grid(generator, columns=1)

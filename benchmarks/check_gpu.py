@@ -1,0 +1,446 @@
+"""Does a GPU compute what the CPU does, and how fast? All of it in one script of a few minutes.
+
+    python benchmarks/check_gpu.py
+
+needs a GPU and no network; without FashionMNIST it takes random images. It compares single steps
+of both recipes from one state, as over many steps rounding errors grow: the CUDA graph with eager
+PyTorch on the GPU, and that with the CPU. It checks a resumed run, a capture that fails, sampling
+and metrics. Then it times what speed.py does, whole epochs, an evaluation, and two ideas for a
+faster graph that no engine has yet: several steps a replay, and the step compiled by torch.compile
+before the capture. Writes results/gpu.json, with the card's name. Exits with 1 if a check fails.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import speed
+import torch
+import tyro
+from quality import machine, write_results
+from torch.fx.experimental.proxy_tensor import make_fx
+from torchvision.datasets import FashionMNIST
+
+import cgan_utils as cg
+from cgan_utils.classifier import train_classifier
+from cgan_utils.config import STATS
+from cgan_utils.engines.cuda_graph import CUDAGraph
+from cgan_utils.engines.eager import Eager
+from cgan_utils.engines.traced import (
+    initialize_adam,
+    reading_schedule,
+    scheduled_numbers,
+    tensors_of,
+)
+from cgan_utils.training import recipe_of
+from cgan_utils.tuned import R1_INTERVAL
+
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+TOTAL_STEPS = 1000  # of the run that a schedule is for
+# The largest differences that rounding explains. Of a step: relative, of the change of a tensor.
+BOUNDS = {
+    "graph_step": 1e-3,
+    "cpu_step": 2e-2,
+    "resumed": 1e-3,
+    "failed_capture": 1e-3,
+    "sample": 1e-4,
+    "metrics": 1e-2,
+}
+
+
+# -- the same results
+
+
+def step_differences(config, data, device, steps=10):
+    """Return how far single steps from one state are apart: of a graph and of the CPU, from eager.
+
+    All sample what the eager engine samples on the device. A difference is that of the changes of
+    one tensor, the larger of parameters, averages and moments, relative to the eager one's change.
+    """
+    sample, step, set_schedule = recipe_of(config)
+    states = {
+        name: cg.TrainingState.create(config, 0, where)
+        for name, where in (("eager", device), ("graph", device), ("cpu", "cpu"))
+    }
+    sampled = []
+
+    def sample_once(state, data, batch):
+        sampled[:] = sample(state, data, batch)
+        return sampled
+
+    def sample_again(state, data, batch):
+        return [tensor.cpu() for tensor in sampled]
+
+    engines = {
+        "eager": Eager(sample_once, step),
+        "graph": CUDAGraph(sample, step),
+        "cpu": Eager(sample_again, step),
+    }
+    for state in states.values():
+        initialize_adam(state)
+    largest = {"graph_step": 0.0, "cpu_step": 0.0}
+    batches = states["eager"].shuffled(len(data)).split(config.batch_size)
+    for number, batch in zip(range(steps), batches, strict=False):
+        before = [tensor.clone() for tensor in tensors_of(states["eager"])]
+        rng = states["eager"].rng.get_state()
+        changes = {}
+        for name, state in states.items():
+            state.step = number
+            copy_tensors(before, tensors_of(state))
+            if name != "cpu":
+                state.rng.set_state(rng)
+            if set_schedule is not None:
+                set_schedule(state, TOTAL_STEPS)
+            stats = engines[name](state, data, batch)
+            after = zip(tensors_of(state), before, strict=True)
+            changes[name] = [stats.cpu(), *((new.cpu() - old.cpu()).float() for new, old in after)]
+        for name in largest:
+            apart = relative_differences(changes[name.removesuffix("_step")], changes["eager"])
+            largest[name] = max(largest[name], *apart)
+    return largest
+
+
+def copy_tensors(sources, targets):
+    with torch.no_grad():
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_(source)
+
+
+def relative_differences(tensors, others):
+    """Return each tensor's distance from the other one, relative to the other's norm."""
+    pairs = zip(tensors, others, strict=True)
+    apart = ((a - b).norm() / b.norm() if b.any() else a.norm() for a, b in pairs)
+    return [distance.item() for distance in apart]
+
+
+def resumed_difference(config, data, device, steps=40):
+    """Return how far a resumed run by a CUDA graph ends from one without an interruption."""
+
+    def run(last, checkpoint=None):
+        options = {"max_steps": last, "resume_from": checkpoint, "progress": False}
+        state = cg.train(config, data, device, "graph", **options)
+        assert state.engine == "graph"
+        return state
+
+    whole = run(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        path = cg.save_checkpoint(Path(folder, "part.pt"), run(steps // 2 + 1))
+        resumed = run(steps, path)
+    return max(
+        relative_differences(*([t.float() for t in tensors_of(s)] for s in (resumed, whole)))
+    )
+
+
+def failed_capture_difference(config, data, device, steps=4):
+    """Return how far a run whose capture fails ends from an eager one: it should go on as such."""
+
+    def waiting_step(state, *inputs):
+        stats = step(state, *inputs)
+        stats[0].item()  # no graph can wait for a result
+        return stats
+
+    sample, step, set_schedule = recipe_of(config)
+    states = []
+    for engine in (CUDAGraph(sample, waiting_step, True), Eager(sample, step)):
+        state = cg.TrainingState.create(config, 0, device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says that training runs eagerly, which is slower
+            for batch in state.shuffled(len(data)).split(config.batch_size)[:steps]:
+                if set_schedule is not None:
+                    set_schedule(state, TOTAL_STEPS)
+                engine(state, data, batch)
+                state.step += 1
+        assert engine.name == "eager"
+        states.append([tensor.float() for tensor in tensors_of(state)])
+    return max(relative_differences(*states))
+
+
+def sampling_difference(config, device, count=3000):
+    """Return the largest difference of a pixel between images sampled on both devices."""
+    generator = cg.TrainingState.create(config).generator
+    labels = torch.arange(count) % config.num_classes
+    here = cg.sample(generator, labels)
+    there = cg.sample(copy.deepcopy(generator).to(device), labels.to(device))
+    return (there.cpu() - here).abs().max().item()
+
+
+def metrics_difference(data, device, count=1000):
+    """Return the largest difference of a metric of the same images between both devices.
+
+    Absolute for those that lie in [0, 1], otherwise relative.
+    """
+    few, others = data[:count], data[count : 2 * count]
+    images = cg.normalize(few.images).cpu()
+    classifier = train_classifier(
+        images, few.labels.cpu(), classes=data.classes, epochs=1, progress=False
+    )
+    reports = []
+    for where in ("cpu", device):
+        network, parts = copy.deepcopy(classifier).to(where), (images, few.labels)
+        reports.append(cg.compute_metrics(network, *(p.to(where) for p in parts), others))
+    here, there = reports
+    names = ("gan_test", "frechet", "density", "coverage", "diversity")
+    return max(abs(there[name] - here[name]) / max(1, here[name]) for name in names)
+
+
+def check(data, device):
+    """Return the differences by recipe and check."""
+    found = {}
+    for recipe, (config, _) in speed.RECIPES.items():
+        found[recipe] = step_differences(config, data, device) | {
+            "resumed": resumed_difference(config, data, device),
+            "failed_capture": failed_capture_difference(config, data, device),
+            "sample": sampling_difference(config, device),
+        }
+        print(recipe, found[recipe], flush=True)
+    found["original"]["metrics"] = metrics_difference(data, device)
+    return found
+
+
+def failures(found):
+    """Return the names of the checks whose difference is beyond its bound, or no number."""
+    return [
+        f"{group}: {name} {difference}, at most {BOUNDS[name]}"
+        for group, differences in found.items()
+        for name, difference in differences.items()
+        if not difference <= BOUNDS[name]
+    ]
+
+
+# -- two ideas
+
+
+class CompiledStep:
+    """A recipe's step, traced and compiled by torch.compile, once for each kind of step."""
+
+    def __init__(self, step):
+        self.step, self.programs = step, {}
+
+    def __call__(self, state, *inputs):
+        kind = tuple(v for v in state.schedule.values() if isinstance(v, bool))
+        tensors = [*tensors_of(state), *scheduled_numbers(state).values(), *inputs]
+        if kind not in self.programs:
+            with adam_in_plain_operations(state):
+                program = make_fx(lambda *_: self.step(state, *inputs))(*tensors)
+            for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
+                if str(node.target).startswith("profiler."):
+                    program.graph.erase_node(node)
+            program.recompile()
+            self.programs[kind] = torch.compile(program)
+        with torch.no_grad():  # the gradients are part of the program
+            return self.programs[kind](*tensors)
+
+
+@contextlib.contextmanager
+def adam_in_plain_operations(state):
+    """Have the optimisers update by operations that torch.compile can join with others."""
+    optimizers = state.generator_optimizer, state.discriminator_optimizer
+    for optimizer in optimizers:
+        optimizer.step = lambda self=optimizer: plain_adam(self)
+    try:
+        yield
+    finally:
+        for optimizer in optimizers:
+            del optimizer.step
+
+
+@torch.no_grad()
+def plain_adam(optimizer):
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), for all parameters at once."""
+    (group,) = optimizer.param_groups
+    parameters = [p for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    names = ("step", "exp_avg", "exp_avg_sq")
+    steps, means, squares = ([optimizer.state[p][name] for p in parameters] for name in names)
+    beta1, beta2 = group["betas"]
+    torch._foreach_add_(steps, 1)
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    count = steps[0]  # the same of all
+    rate = group["lr"] / (1 - beta1**count)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, (1 - beta2**count).sqrt())
+    torch._foreach_add_(roots, group["eps"])
+    updates = torch._foreach_div(means, roots)
+    torch._foreach_mul_(updates, rate)
+    torch._foreach_sub_(parameters, updates)
+
+
+def several_steps(config, data, device, count, step=None):
+    """Train by a CUDA graph of `count` steps; yield the state after each replay.
+
+    The graph reads the images' order and the schedule on the device and writes its statistics in
+    place, to state.stats. `count` must be a multiple of the period in which the recipe's steps are
+    alike, and no batch of an epoch may be short. step: in place of the recipe's.
+    """
+    sample, recipe_step, set_schedule = recipe_of(config)
+    engine, state = Eager(sample, step or recipe_step), cg.TrainingState.create(config, 0, device)
+    initialize_adam(state)
+
+    def numbers_at(state, number):
+        state.step = number
+        if set_schedule is not None:
+            set_schedule(state, TOTAL_STEPS)
+        return scheduled_numbers(state)
+
+    def run(state, **options):
+        for k in range(count):
+            numbers = dict(zip(numbers_at(state, k), schedule[k], strict=True))
+            with reading_schedule(state, numbers, **options) as view:
+                state.stats[k] = engine(view, data, order[k])
+
+    schedule = torch.zeros(count, len(numbers_at(state, 0)), device=device)
+    order = torch.zeros(count, config.batch_size, dtype=torch.int64, device=device)
+    state.stats = torch.zeros(count, len(STATS), device=device)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run(copy.deepcopy(state))
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(state.rng)
+    with torch.cuda.graph(graph, stream=stream):
+        run(state, capturable=True)
+
+    first = 0
+    for epoch in itertools.count():
+        batches = state.shuffled(len(data), epoch).split(config.batch_size)
+        for group in groups(batches, count):
+            numbers = [list(numbers_at(state, first + k).values()) for k in range(count)]
+            schedule.copy_(torch.tensor(numbers))
+            order.copy_(torch.stack(group))
+            graph.replay()
+            first += count
+            state.step = first
+            yield state
+
+
+def groups(batches, count):
+    """Split an epoch's batches into groups of `count`; the rest of an epoch is left out."""
+    return [batches[i : i + count] for i in range(0, len(batches) - count + 1, count)]
+
+
+def measure_ideas(data, device, replays=40):
+    """Return the milliseconds a step of each idea, or what went wrong."""
+    original, tuned = (config for config, _ in speed.RECIPES.values())
+    _, step, _ = recipe_of(original)
+    loops = {
+        "original, 25 steps a replay": (original, 25, None),
+        "original, compiled": (original, 1, CompiledStep(step)),
+        "original, compiled, 25 steps a replay": (original, 25, CompiledStep(step)),
+        f"tuned, {R1_INTERVAL} steps a replay": (tuned, R1_INTERVAL, None),
+    }
+    found = {}
+    for name, (config, count, changed_step) in loops.items():
+        try:
+            loop = several_steps(config, data, device, count, changed_step)
+            first = speed.timed(lambda loop=loop: next(loop))
+            several = itertools.islice(loop, replays)
+            seconds = speed.timed(lambda several=several: list(several)) / replays / count
+            found[name] = {"first_s": round(first, 1), "ms": round(seconds * 1e3, 4)}
+        except Exception as error:  # an idea need not work everywhere
+            found[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(name, found[name], flush=True)
+    return found
+
+
+# -- all of it
+
+
+def measure_runs(data, device):
+    """Return the seconds of whole epochs with the CUDA graph, and of an evaluation."""
+    seconds = {}
+    for recipe, epochs in (("original", 10), ("tuned", 1)):
+        config = speed.RECIPES[recipe][0].replace(epochs=epochs)
+        states = []
+
+        def run(config=config, states=states):
+            states.append(cg.train(config, data, device, "graph", progress=False))
+
+        seconds[f"{recipe}, epochs: {epochs}"] = round(speed.timed(run), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random images cannot be told apart
+        evaluated = speed.timed(lambda: cg.evaluate(states[0], data=data, progress=False))
+    return seconds | {"evaluate": round(evaluated, 2)}
+
+
+def training_images():
+    """Return FashionMNIST, or random images in its place, and which of them."""
+    try:
+        FashionMNIST(cg.data_folder())
+    except RuntimeError:
+        numbers = torch.Generator().manual_seed(0)
+        shape = (60_000, 1, 28, 28)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=numbers)
+        data = cg.LabelledImages(images, torch.arange(len(images)) % 10, speed.CONFIG.classes)
+        speed.FashionMNIST = lambda _, transform: RandomImages(data, transform)
+        cg.load_fashion_mnist = lambda split: data
+        return data, "random"
+    return cg.load_fashion_mnist("train"), "FashionMNIST"
+
+
+class RandomImages(FashionMNIST):
+    """Random images that are read like torchvision's FashionMNIST, but from no file."""
+
+    def __init__(self, data, transform):
+        self.data, self.targets = data.images.squeeze(1), data.labels
+        self.transform, self.target_transform = transform, None
+
+
+def card(device):
+    """Return what kind of GPU it is, and its driver."""
+    properties = torch.cuda.get_device_properties(device)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = None
+    if shutil.which(query[0]):
+        run = subprocess.run(query, capture_output=True, text=True)
+        driver = run.stdout.splitlines()[0] if run.stdout else None
+    return {
+        "name": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30),
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "devices": torch.cuda.device_count(),
+    }
+
+
+def main(output: Path = RESULTS):
+    """Check, measure, and write the results; exits with 1 if a check fails or without a GPU."""
+    if not torch.cuda.is_available():
+        sys.exit("check_gpu.py needs a GPU that PyTorch can use by CUDA; there is none here")
+    start, device = time.perf_counter(), torch.device("cuda", 0)
+    data, kind = training_images()
+    there = dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
+    results = {"card": card(device), "data": kind, "machine": machine(device)}
+    results["differences"] = found = check(there, device)
+    if torch.cuda.device_count() > 1:  # while the first is current
+        second = torch.device("cuda", 1)
+        data = dataclasses.replace(
+            data, images=data.images.to(second), labels=data.labels.to(second)
+        )
+        found["second device"] = step_differences(speed.CONFIG, data, second)
+    results["bounds"] = BOUNDS
+    failed = failures(found)
+    write_results(output, results)  # before anything slow or daring
+    results["seconds"] = measure_runs(there, device)
+    results["speed"] = speed.measure(device)
+    results["ideas"] = measure_ideas(there, device)
+    results["took_s"] = round(time.perf_counter() - start)
+    write_results(output, results)
+    speed.print_table(results["speed"])
+    if failed:
+        sys.exit("failed: " + "; ".join(failed))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
