@@ -204,7 +204,7 @@ FAULTS = {
         ("                torch.cuda.set_stream(stream)\n", ""),
         ("                state.rng = torch.Generator(device)\n", ""),
         ("                state.rng.set_state(noise)\n", ""),
-        ("raise (error.__context__ or error)", "raise error"),
+        ("raise (reason or error) from None", "raise"),
         ("        with torch.cuda.device(device):\n", "        if True:\n"),
         ("            with torch.cuda.device(device):\n", "            if True:\n"),
     ],

@@ -472,7 +472,7 @@ def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, mon
         raise RuntimeError("no Triton here\nand more")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    found = check_gpu.measure_ideas(repeated(tiny_data, 400), CPU, replays=2)
+    found = check_gpu.measure_ideas(repeated(tiny_data, 400), CPU, steps=50)
     for name, result in found.items():
         if "compiled" in name:
             assert result == {"error": "RuntimeError: no Triton here"}

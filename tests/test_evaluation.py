@@ -336,7 +336,7 @@ def test_a_gpu_measures_the_same(classifier):
     there = copy.deepcopy(classifier).cuda()
     metrics = cg.compute_metrics(there, images.cuda(), labels.cuda())
     for name in ("gan_test", "frechet", "density", "coverage", "diversity"):
-        assert metrics[name] == pytest.approx(expected[name], abs=0.01)
+        assert metrics[name] == pytest.approx(expected[name], rel=0.03, abs=0.02)  # TF32
     report = cg.evaluate(constant_generator(0).cuda(), gan_train_images=FEWER, progress=False)
     assert json.loads(json.dumps(report)) == report and report["gan_test"] < 0.3
 

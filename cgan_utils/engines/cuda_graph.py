@@ -1,5 +1,6 @@
 """The step as a CUDA graph."""
 
+import contextlib
 import copy
 
 import torch
@@ -19,11 +20,11 @@ class CUDAGraph(Traced):
             stream = torch.cuda.current_stream()
             try:
                 graph, stats, batch, numbers = self.capture(state, data, batch.clone())
-            except Exception as error:  # a broken capture keeps the stream and the rng to itself
+            except Exception:  # a broken capture keeps the stream and the rng to itself
                 torch.cuda.set_stream(stream)
                 state.rng = torch.Generator(device)
                 state.rng.set_state(noise)
-                raise (error.__context__ or error) from None  # what broke it, not that it is broken
+                raise
 
         def run(state, data, indices):
             with torch.cuda.device(device):
@@ -55,7 +56,22 @@ class CUDAGraph(Traced):
         graph.register_generator_state(state.rng)
         with (
             reading_schedule(state, numbers, capturable=True) as view,
-            torch.cuda.graph(graph, stream=stream),
+            capturing(graph, stream),
         ):
             stats = Eager.__call__(self, view, data, batch)
         return graph, stats, batch, numbers
+
+
+@contextlib.contextmanager
+def capturing(graph, stream):
+    """Capture what is started within; an error there is raised, not that the capture is broken."""
+    reason = None
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            try:
+                yield
+            except Exception as error:
+                reason = error
+                raise
+    except Exception as error:
+        raise (reason or error) from None
