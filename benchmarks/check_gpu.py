@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -196,24 +197,41 @@ def check(data, device):
     """Return the differences by recipe and check."""
     found = {}
     for recipe, (config, _) in speed.RECIPES.items():
-        found[recipe] = step_differences(config, data, device) | {
-            "resumed": resumed_difference(config, data, device),
-            "failed_capture": failed_capture_difference(config, data, device),
-            "sample": sampling_difference(config, device),
+        found[recipe] = {
+            "steps": attempt(step_differences, config, data, device),
+            "resumed": attempt(resumed_difference, config, data, device),
+            "failed_capture": attempt(failed_capture_difference, config, data, device),
+            "sample": attempt(sampling_difference, config, device),
         }
         print(recipe, found[recipe], flush=True)
-    found["original"]["metrics"] = metrics_difference(data, device)
+    found["original"]["metrics"] = attempt(metrics_difference, data, device)
+    if torch.cuda.device_count() > 1:  # while the first is current
+        second = torch.device("cuda", 1)
+        there = attempt(step_differences, speed.CONFIG, moved(data, second), second)
+        found["second device"] = {"steps": there}
     return found
 
 
+def attempt(function, *arguments):
+    """Return the result, or the error as text: the other checks are of interest all the same."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def failures(found):
-    """Return the names of the checks whose difference is beyond its bound, or no number."""
-    return [
-        f"{group}: {name} {difference}, at most {BOUNDS[name]}"
-        for group, differences in found.items()
-        for name, difference in differences.items()
-        if not difference <= BOUNDS[name]
-    ]
+    """Return a line for each check that has no result, or a difference beyond its bound."""
+    lines = []
+    for group, checks in found.items():
+        for name, result in checks.items():
+            differences = result if isinstance(result, dict) else {name: result}
+            for name, difference in differences.items():
+                bound = BOUNDS.get(name)
+                if isinstance(difference, str) or not difference <= bound:
+                    lines.append(f"{group}: {name} {difference}, at most {bound}")
+    return lines
 
 
 # -- two ideas
@@ -332,27 +350,23 @@ def groups(batches, count):
 
 
 def measure_ideas(data, device, steps=2000):
-    """Return the milliseconds a step of each idea, or what went wrong."""
+    """Return the milliseconds a step of each idea; it need not work everywhere."""
     original, tuned = (config for config, _ in speed.RECIPES.values())
     _, step, _ = recipe_of(original)
-    loops = {
+    ideas = {
         "original, 25 steps a replay": (original, 25, None),
         "original, compiled": (original, 1, CompiledStep(step)),
         "original, compiled, 25 steps a replay": (original, 25, CompiledStep(step)),
         f"tuned, {R1_INTERVAL} steps a replay": (tuned, R1_INTERVAL, None),
     }
-    found = {}
-    for name, (config, count, changed_step) in loops.items():
-        try:
-            loop = several_steps(config, data, device, count, changed_step)
-            first = speed.timed(lambda loop=loop: next(loop))
-            several = itertools.islice(loop, steps // count)
-            seconds = speed.timed(lambda several=several: list(several)) / (steps // count * count)
-            found[name] = {"first_s": round(first, 1), "ms": round(seconds * 1e3, 4)}
-        except Exception as error:  # an idea need not work everywhere
-            found[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(name, found[name], flush=True)
-    return found
+
+    def measure(config, count, changed_step):
+        loop, replays = several_steps(config, data, device, count, changed_step), steps // count
+        first = speed.timed(lambda: next(loop))
+        seconds = speed.timed(lambda: list(itertools.islice(loop, replays))) / replays / count
+        return {"first_s": round(first, 1), "ms": round(seconds * 1e3, 4)}
+
+    return {name: attempt(measure, *idea) for name, idea in ideas.items()}
 
 
 # -- all of it
@@ -401,6 +415,10 @@ class RandomImages(FashionMNIST):
         self.transform, self.target_transform = transform, None
 
 
+def moved(data, device):
+    return dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
+
+
 def card(device):
     """Return what kind of GPU it is, and its driver."""
     properties = torch.cuda.get_device_properties(device)
@@ -425,25 +443,18 @@ def main(output: Path = RESULTS):
         sys.exit("check_gpu.py needs a GPU that PyTorch can use by CUDA; there is none here")
     start, device = time.perf_counter(), torch.device("cuda", 0)
     data, kind = training_images()
-    there = dataclasses.replace(data, images=data.images.to(device), labels=data.labels.to(device))
-    results = {"card": card(device), "data": kind, "machine": machine(device)}
-    results["differences"] = found = check(there, device)
-    if torch.cuda.device_count() > 1:  # while the first is current
-        second = torch.device("cuda", 1)
-        data = dataclasses.replace(
-            data, images=data.images.to(second), labels=data.labels.to(second)
-        )
-        found["second device"] = step_differences(speed.CONFIG, data, second)
-    results["bounds"] = BOUNDS
-    failed = failures(found)
-    write_results(output, results)  # before anything slow or daring
-    results["seconds"] = measure_runs(there, device)
-    results["speed"] = speed.measure(device)
-    results["ideas"] = measure_ideas(there, device)
+    data = moved(data, device)
+    results = {"card": card(device), "data": kind, "machine": machine(device), "bounds": BOUNDS}
+    results["differences"] = check(data, device)
+    for name, function in (("seconds", measure_runs), ("ideas", measure_ideas)):
+        results[name] = attempt(function, data, device)
+        print(name, results[name], flush=True)
+    results["speed"] = attempt(speed.measure, device)
     results["took_s"] = round(time.perf_counter() - start)
     write_results(output, results)
-    speed.print_table(results["speed"])
-    if failed:
+    if isinstance(results["speed"], dict):
+        speed.print_table(results["speed"])
+    if failed := failures(results["differences"]):
         sys.exit("failed: " + "; ".join(failed))
 
 

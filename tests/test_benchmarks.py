@@ -411,15 +411,32 @@ def test_a_gpu_that_computes_the_same_passes(name, tiny_config, tiny_data, gpu):
 def test_a_gpu_that_trains_on_other_images_fails(name, tiny_config, tiny_data, gpu, monkeypatch):
     config, data = tiny_recipe(name, tiny_config), repeated(tiny_data, 64)
     monkeypatch.setattr(check_gpu, "CUDAGraph", StaleGraph)
-    found = check_gpu.step_differences(config, data, CPU)
-    found["resumed"] = check_gpu.resumed_difference(config, data, CPU, steps=12)
-    failed = check_gpu.failures({"a": found})
+    steps = check_gpu.step_differences(config, data, CPU)
+    resumed = check_gpu.resumed_difference(config, data, CPU, steps=12)
+    failed = check_gpu.failures({"a": {"steps": steps, "resumed": resumed}})
     assert [line.split()[1] for line in failed] == ["graph_step", "resumed"]
 
 
 def test_a_check_without_a_number_fails():
-    assert check_gpu.failures({"a": {"sample": 0.0}}) == []
-    assert check_gpu.failures({"a": {"sample": math.nan}}) == ["a: sample nan, at most 0.0001"]
+    def failures(result):
+        return check_gpu.failures({"a": {"sample": 0.0}, "b": {"sample": result}})
+
+    assert failures(0.0) == []
+    assert failures(math.nan) == ["b: sample nan, at most 0.0001"]
+    error = check_gpu.attempt(lambda: {}["c"])
+    assert failures(error) == ["b: sample KeyError: 'c', at most 0.0001"]
+
+
+def test_all_checks_run_where_some_raise(tiny_config, tiny_data, gpu, monkeypatch):
+    for name, (_, period) in speed.RECIPES.items():
+        monkeypatch.setitem(speed.RECIPES, name, (tiny_recipe(name, tiny_config), period))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(cg, "sample", lambda *_: {}["no sample"])
+    monkeypatch.setattr(check_gpu, "metrics_difference", lambda *_: 0.0)
+    found = check_gpu.check(repeated(tiny_data, 160), CPU)
+    assert check_gpu.failures(found) == [
+        f"{recipe}: sample KeyError: 'no sample', at most 0.0001" for recipe in speed.RECIPES
+    ]
 
 
 def test_metrics_of_other_images_differ(monkeypatch):
@@ -475,7 +492,7 @@ def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, mon
     found = check_gpu.measure_ideas(repeated(tiny_data, 400), CPU, steps=50)
     for name, result in found.items():
         if "compiled" in name:
-            assert result == {"error": "RuntimeError: no Triton here"}
+            assert result == "RuntimeError: no Triton here"
         else:
             assert result["ms"] > 0
 
