@@ -337,7 +337,7 @@ def several_steps(config, data, device, count, step=None):
             numbers = [list(numbers_at(state, first + k).values()) for k in range(count)]
             numbers = torch.tensor(numbers, pin_memory=device.type == "cuda")
             schedule.copy_(numbers, non_blocking=True)  # waiting would stop the queue
-            torch.stack(group, out=order)
+            order.copy_(torch.stack(group))
             graph.replay()
             first += count
             state.step = first
