@@ -301,6 +301,8 @@ def several_steps(config, data, device, count, step=None):
     place, to state.stats. `count` must be a multiple of the period in which the recipe's steps are
     alike, and no batch of an epoch may be short. step: in place of the recipe's.
     """
+    if len(data) < count * config.batch_size:
+        raise ValueError(f"{len(data)} images are no {count} batches of {config.batch_size}")
     sample, recipe_step, set_schedule = recipe_of(config)
     engine, state = Eager(sample, step or recipe_step), cg.TrainingState.create(config, 0, device)
     initialize_adam(state)

@@ -481,6 +481,11 @@ def test_several_steps_a_replay_equal_eager_ones(
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_several_steps_need_as_many_batches(tiny_config, tiny_data, gpu):
+    with pytest.raises(ValueError, match="54 images are no 4 batches of 16"):
+        next(check_gpu.several_steps(tiny_config, tiny_data, CPU, 4))
+
+
 def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, monkeypatch):
     for name, (_, period) in speed.RECIPES.items():
         monkeypatch.setitem(speed.RECIPES, name, (tiny_recipe(name, tiny_config), period))
