@@ -1,6 +1,7 @@
 """Whatever runs the step, it computes the same; and the choice of what runs it."""
 
 import copy
+import itertools
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import cgan_utils as cg
 from cgan_utils import engines
 from cgan_utils._runtime import make_rng
 from cgan_utils.checkpoints import latest_checkpoint
-from cgan_utils.engines import codegen
+from cgan_utils.engines import codegen, compiled
 from cgan_utils.engines.compiled import Compiled
 from cgan_utils.engines.traced import rate_from
 
@@ -179,6 +180,59 @@ def whole_and_resumed(config, data, engine, device, stop, folder):
     part = train(config, data, engine, device, max_steps=stop)
     path = cg.save_checkpoint(folder / "part.pt", part)
     return whole, train(config, data, engine, device, max_steps=14, resume_from=path)
+
+
+@pytest.mark.parametrize("name", cg.CGANConfig.recipes)
+def test_a_compiled_run_has_the_same_bits_with_any_number_of_threads(name, monkeypatch):
+    config = getattr(cg.CGANConfig, name)()
+    images = torch.randint(256, (300, 1, 28, 28), dtype=torch.uint8)
+    data = cg.LabelledImages(images, torch.arange(300) % 10, config.classes)
+    used, states = [], []
+
+    def taking_turns(numbers):
+        turns = itertools.cycle(numbers)
+
+        def call(function):
+            used.append(next(turns))
+            return function(threads=used[-1])
+
+        return lambda: call
+
+    for numbers in ([1], [3], [2, 1]):
+        monkeypatch.setattr(compiled, "Threads", taking_turns(numbers))
+        states.append(train(config, data, "compiled", max_steps=9))
+    assert states[0].engine == "compiled" and set(used) == {1, 2, 3}
+    for state in states[1:]:
+        assert torch.equal(state.stats, states[0].stats)
+        assert all(map(torch.equal, tensors(state), tensors(states[0])))
+
+
+def test_a_compiled_run_takes_turns_and_leaves_torchs_threads_alone(
+    tiny_config, tiny_data, monkeypatch
+):
+    """Batches are sampled by one thread; the step has the number of threads that it is given."""
+    asked, sampling, before = [], [], torch.get_num_threads()
+
+    class Program:
+        def __call__(self, *tensors, threads):
+            asked.append(threads)
+            return torch.zeros(4)
+
+    def sample(*arguments):
+        sampling.append(torch.get_num_threads())
+        return cg.sample_batch(*arguments)
+
+    monkeypatch.setattr(compiled, "compile_program", lambda program: Program())
+    engine = Compiled(sample, cg.training_step)
+    state = cg.TrainingState.create(tiny_config)
+    try:
+        torch.set_num_threads(2)
+        for _ in range(2000):
+            engine(state, tiny_data, torch.arange(16))
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(asked) == {1, 2} and set(sampling[1:]) == {1}
 
 
 # -- the choice

@@ -181,6 +181,7 @@ ORDER = (
     "engines.lowerings",
     "engines.codegen",
     "engines.eager",
+    "engines.threads",
     "engines.traced",
     "engines.compiled",
     "engines.cuda_graph",

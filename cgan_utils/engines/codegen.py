@@ -42,8 +42,9 @@ def compile_program(program: torch.fx.GraphModule) -> Callable[..., Tensor]:
 
     The function takes the tensors that the program takes, float32 or int64 and of the same shapes
     and strides, writes to those that the program writes to, and returns the one tensor that it
-    returns. Raises NotImplementedError for an operation without a lowering, and RuntimeError if
-    there is no C compiler with OpenMP.
+    returns; `threads` is the number of threads that run it, by default torch's. Raises
+    NotImplementedError for an operation without a lowering, and RuntimeError if there is no C
+    compiler with OpenMP.
     """
     skip_unread_columns(program.graph)
     program.graph.eliminate_dead_code()
@@ -54,10 +55,11 @@ def compile_program(program: torch.fx.GraphModule) -> Callable[..., Tensor]:
     result = workspace.view(meta.dtype).as_strided(meta.shape, meta.stride(), meta.storage_offset())
     pointers = (ctypes.c_void_p * len(code.inputs))()
 
-    def run(*tensors):
+    def run(*tensors, threads=None):
         for i, tensor in enumerate(tensors):
             pointers[i] = tensor.data_ptr()
-        step(pointers, ctypes.c_void_p(workspace.data_ptr()), torch.get_num_threads())
+        threads = torch.get_num_threads() if threads is None else threads
+        step(pointers, ctypes.c_void_p(workspace.data_ptr()), threads)
         return result.clone()
 
     return run
@@ -172,7 +174,7 @@ class CodeGenerator:
 
     def source(self) -> str:
         """Return the C program: all threads call the parallel kernels, one thread the others."""
-        functions, calls = [], []
+        functions, calls, meet = [], [], "meet(&arrivals);"
         groups = itertools.groupby(enumerate(self.kernels), lambda kernel: kernel[1][0])
         for parallel, group in groups:
             block = []
@@ -181,10 +183,13 @@ class CodeGenerator:
                     f"static void kernel_{i}(void **inputs, float *workspace) {{\n{text}\n}}\n"
                 )
                 block.append(f"kernel_{i}(inputs, workspace);")
-            calls += block if parallel else ["#pragma omp single", "{", *block, "}"]
+            if parallel:
+                calls += [line for call in block for line in (call, meet)]
+            else:
+                calls += ["#pragma omp single nowait", "{", *block, "}", meet]
         head = "void step(void **inputs, float *workspace, int threads)"
-        team = "#pragma omp parallel num_threads(threads)"
-        step = [head, "{", team, "{", *calls, "}", "}", ""]
+        team = ["long arrivals = 0;", "#pragma omp parallel num_threads(threads)"]
+        step = [head, "{", *team, "{", *calls, "}", "}", ""]
         return "\n".join([HEADER.read_text(), *functions, *step])
 
     def alloc(self, meta):
@@ -235,7 +240,10 @@ class CodeGenerator:
         simd = simd and sequential_dim is None
         lines = []
         for d in dims:
-            words = ["for"] * (parallel and d == dims[0]) + ["simd"] * (simd and d == dims[-1])
+            divided, vectorised = parallel and d == dims[0], simd and d == dims[-1]
+            words = ["for"] * divided + ["simd"] * vectorised + ["nowait"] * divided
+            if divided and vectorised:
+                words.append(f"schedule(static, share({shape[d]}))")
             if words:
                 lines.append(f"#pragma omp {' '.join(words)}")
             lines.append(loop_head(at[d], shape[d]))

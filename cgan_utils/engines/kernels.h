@@ -1,9 +1,39 @@
 /* The beginning of every program that `codegen` generates. All threads call these functions: an
-   "omp for" loop is divided among them, and each waits at its end for the others. */
+   "omp for" loop is divided among them, and after each kernel they meet. */
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE()
+#endif
+#define SPINS 2000 /* of a waiting thread before it sleeps: some 40 to 100 microseconds */
+
+/* Wait until all threads have called this equally often; `arrivals`, 0 at first, counts the calls.
+   OpenMP's own barrier spins for milliseconds. If another program has taken the core of one thread,
+   the others would keep theirs busy for nothing, and it could not move there. */
+static void meet(long *arrivals) {
+  long threads = omp_get_num_threads();
+  long count = __atomic_add_fetch(arrivals, 1, __ATOMIC_ACQ_REL);
+  long all = (count + threads - 1) / threads * threads;
+  for (int spins = 0; __atomic_load_n(arrivals, __ATOMIC_ACQUIRE) < all; spins++)
+    if (spins < SPINS)
+      PAUSE();
+    else
+      nanosleep(&(struct timespec){0, 50000}, 0); /* 50 microseconds */
+}
+
+/* A thread's share of a vectorised loop: whole registers, so that each element, whatever the number
+   of threads, is computed by the same instructions, and has the same bits. */
+static inline int share(int length) {
+  int threads = omp_get_num_threads();
+  return ((length + threads - 1) / threads + 15) / 16 * 16;
+}
 
 /* The processor's vector registers: each holds LANES floats. A register tile of a matrix product
    has TILE_ROWS rows and TILE_COLUMNS columns. */
@@ -74,7 +104,7 @@ static void matmul(int rows, int inner, int columns, const float *a, int a_row, 
                    const float *b, int b_row, float *c, int c_row) {
   int pack = a_row == 1 && inner <= MAX_PACKED;
   float packed[pack ? inner * TILE_ROWS : 1];
-  _Pragma("omp for collapse(2)")
+  _Pragma("omp for collapse(2) nowait")
   for (int block = 0; block < columns; block += BLOCK_COLUMNS)
     for (int i = 0; i < rows; i += TILE_ROWS) {
       int count = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
@@ -103,7 +133,7 @@ static void adam(int size, float *weight, const float *gradient, float *mean, fl
                  float step, float rate, double beta1, double beta2, float epsilon) {
   float kept1 = beta1, kept2 = beta2, new1 = 1 - beta1, new2 = 1 - beta2;
   float stride = rate / (1 - pow(beta1, step)), unit = sqrt(1 - pow(beta2, step));
-  _Pragma("omp for simd schedule(static)")
+  _Pragma("omp for simd schedule(static, share(size)) nowait")
   for (int i = 0; i < size; i++) {
     mean[i] = kept1 * mean[i] + new1 * gradient[i];
     square[i] = kept2 * square[i] + new2 * gradient[i] * gradient[i];
