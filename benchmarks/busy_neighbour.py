@@ -58,13 +58,18 @@ def start_worker(policy):
             else:
                 create = functools.partial(make_engine, what, torch.device("cpu"), 1)
                 loop = package_steps(config, data, config.batch_size, create)
-            fixed = mock.patch.object(compiled, "Threads", lambda: lambda function: function())
+            fixed = mock.patch.object(compiled, "Threads", lambda: use_all)
             with contextlib.nullcontext() if threads == "chosen" else fixed:
                 for _ in range(
                     2
                 ):  # of the tuned recipe's steps, the first has a program of its own
                     next(loop)
             LOOPS[recipe, what, threads] = loop
+
+
+def use_all(function):
+    """Take the engine's place as it chooses: call a program with all threads."""
+    return function(threads=torch.get_num_threads())
 
 
 def sample_repeatedly(generator):
@@ -109,26 +114,18 @@ def workers():
 
 def measure(pools, rounds, seconds):
     """Return milliseconds per step: {recipe: {what: {policy: {threads: median}}}}."""
-    times = {}
+    results = {}
     for _ in tqdm(range(rounds), disable=None):
         for recipe in cg.CGANConfig.recipes:
             for policy, pool in pools.items():
                 for what, threads in sides(policy):
                     each = pool.submit(milliseconds, (recipe, what, threads), seconds).result()
-                    rows = times.setdefault(recipe, {}).setdefault(what, {})
-                    rows.setdefault(policy, {}).setdefault(threads, []).append(each)
-    return {
-        recipe: {
-            what: {
-                policy: {
-                    threads: round(statistics.median(each), 3) for threads, each in row.items()
-                }
-                for policy, row in rows.items()
-            }
-            for what, rows in kinds.items()
-        }
-        for recipe, kinds in times.items()
-    }
+                    row = results.setdefault(recipe, {}).setdefault(what, {}).setdefault(policy, {})
+                    row.setdefault(threads, []).append(each)
+    for rows in (rows for kinds in results.values() for rows in kinds.values()):
+        for row in rows.values():
+            row.update({k: round(statistics.median(each), 3) for k, each in row.items()})
+    return results
 
 
 def ratio(row):

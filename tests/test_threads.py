@@ -1,4 +1,4 @@
-"""The number of threads follows what is faster, and finding out costs little: no real clock here."""
+"""The number of threads follows what is faster, and finding out costs little; the clock is fake."""
 
 import pytest
 import torch
