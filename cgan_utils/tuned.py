@@ -190,11 +190,26 @@ class PatchDecoder(nn.Module):
         places = self.features(h).unflatten(1, (self.FEATURES, -1)).permute(2, 0, 1)
         places = F.relu(feature_norm(places, inputs))  # (places, N, features)
         patches = self.output(F.relu(hidden_norm(self.hidden(places), inputs)))
-        patches = patches.permute(1, 2, 0)  # (N, channels x 8 x 8, places)
-        margin = (self.PATCH - self.STRIDE) // 2
-        images = F.fold(patches, self.canvas, self.PATCH, padding=margin, stride=self.STRIDE)
+        images = add_patches(patches, *self.canvas)  # (N, channels, *canvas)
         height, width = self.size
-        return images[:, :, :height, :width]
+        return images[:, :, :height, :width].contiguous()
+
+
+def add_patches(patches: Tensor, height: int, width: int) -> Tensor:
+    """Lay patches of 8 x 8 pixels onto an image, centred 4 pixels apart; where they overlap, add.
+
+    Float (places, N, C x 8 x 8), the places row by row -> float (N, C, height, width), which are
+    multiples of 4. `F.fold` computes the same, but on CUDA its gradient starts a kernel per image.
+    """
+    stride = PatchDecoder.STRIDE
+    places = patches.permute(1, 2, 0).unflatten(2, (height // stride, width // stride))
+    halves = places.unflatten(1, (-1, 2, stride, 2, stride)).unbind(2)
+    (a, b), (c, d) = (half.unbind(3) for half in halves)  # (N, C, 4, 4, rows, columns) each
+    cells = F.pad(a, (0, 1, 0, 1)) + F.pad(b, (1, 0, 0, 1)) + F.pad(c, (0, 1, 1, 0))
+    cells = cells + F.pad(d, (1, 0, 1, 0))  # (N, C, 4, 4, rows + 1, columns + 1)
+    pixels = cells.permute(1, 4, 2, 5, 3, 0).flatten(3, 4).flatten(1, 2)
+    margin = stride // 2
+    return pixels[:, margin:-margin, margin:-margin].permute(3, 0, 1, 2)
 
 
 class _LinearDecoder(nn.Linear):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import cgan_utils as cg
@@ -305,6 +306,20 @@ def test_patch_decoder_by_hand(conditional_batch_norm):
         canvas[:, :, 4 * y : 4 * y + 8, 4 * x : 4 * x + 8] += drawn.reshape(5, 3, 8, 8)
     found = patches(h, inputs)
     torch.testing.assert_close(found, canvas[:, :, 2:8, 2:10], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 12, 8), (2, 4, 4)])
+def test_patches_are_added_as_fold_does_and_so_are_their_gradients(shape, dtype):
+    channels, height, width = shape
+    patches = torch.randn(height // 4 * (width // 4), 5, 64 * channels, dtype=dtype)
+    patches.requires_grad_()
+    found = tuned.add_patches(patches, height, width)
+    expected = F.fold(patches.permute(1, 2, 0), (height, width), 8, padding=2, stride=4)
+    assert torch.equal(found, expected)
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad(found, patches, weights)
+    assert torch.equal(gradient, *torch.autograd.grad(expected, patches, weights))
 
 
 def test_projection_by_hand():

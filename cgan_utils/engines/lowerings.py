@@ -49,6 +49,7 @@ VIEWS = (
     aten.slice.Tensor,
     aten.split.Tensor,
     aten.split_with_sizes.default,
+    aten.unbind.int,
 )
 
 
@@ -308,53 +309,6 @@ def pooled_regions(x, window, stride, padding, ceil_mode, divisor):
         parts = (slice(end), slice(whole), side), (slice(end, None), slice(whole, None), left)
         directions.append([part for part, some in zip(parts, (whole, left), strict=True) if some])
     return itertools.product(*directions)
-
-
-# -- patches
-
-
-@lowering(aten.col2im.default)
-def fold(c, patches, size, kernel_size, dilation, padding, stride):
-    (height, width), (top, left) = size, padding
-    channels = patches.shape[1] // math.prod(kernel_size)
-    canvas = zeros(c, (patches.shape[0], channels, height + 2 * top, width + 2 * left))
-    for pixels, patch_pixels in overlaps(canvas, patches, kernel_size, dilation, stride):
-        c.map("{0} + {1}", pixels, patch_pixels, out=pixels)
-    return canvas.slice(..., slice(top, top + height), slice(left, left + width))
-
-
-@lowering(aten.im2col.default)
-def unfold(c, x, kernel_size, dilation, padding, stride):
-    top, left = padding
-    canvas = pad(c, x, [left, left, top, top], 0)
-    shape = aten.im2col.default(x.meta, kernel_size, dilation, padding, stride).shape
-    out = c.alloc_batch_last(shape)
-    for pixels, patch_pixels in overlaps(canvas, out, kernel_size, dilation, stride):
-        c.map("{0}", pixels, out=patch_pixels)
-    return out
-
-
-def overlaps(canvas, patches, kernel_size, dilation, stride):
-    """Cut canvas and patches into cells as large as the stride; a patch has several of them.
-
-    Yields, for each cell of a patch, two views (N, C, rows, height, columns, width) that range over
-    all patches: the pixels of the canvas that the cell lies on, and its own.
-    """
-    sizes = list(zip(canvas.shape[2:], kernel_size, stride, strict=True))
-    whole = all(length % side == patch % side == 0 for length, patch, side in sizes)
-    require(whole and list(dilation) == [1, 1], "fold or unfold with these sizes")
-    high, wide = (patch // side for _, patch, side in sizes)  # a patch, in cells
-    cells = canvas.view(torch.Tensor.unflatten, 3, (-1, stride[1]))
-    cells = cells.view(torch.Tensor.unflatten, 2, (-1, stride[0]))
-    rows, columns = cells.shape[2] - high + 1, cells.shape[4] - wide + 1
-    places = patches.view(torch.Tensor.unflatten, 2, (rows, columns))
-    places = places.view(torch.Tensor.unflatten, 1, (-1, high, stride[0], wide, stride[1]))
-    for i, j in itertools.product(range(high), range(wide)):
-        pixels = cells.slice(
-            ..., slice(i, i + rows), slice(None), slice(j, j + columns), slice(None)
-        )
-        own = places.slice(slice(None), slice(None), i, slice(None), j)
-        yield pixels, own.view(torch.permute, (0, 1, 4, 2, 5, 3))
 
 
 # -- the optimiser
