@@ -3,12 +3,14 @@
 The tests look at correctness only: one that looks at the clock fails on a busy machine.
 """
 
+import functools
 import json
 import math
 import subprocess
 import sys
 
 import check_gpu
+import evaluation_sensitivity
 import gan_train_by_size
 import latent_dim
 import loading
@@ -137,6 +139,43 @@ def test_the_short_form_of_gan_train_by_size_runs_and_writes_its_table(tmp_path,
     assert f"{accuracy['generated'] / accuracy['real']:.1%}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_short_form_of_evaluation_sensitivity_measures_once(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "sensitivity.json"
+    quick = functools.partial(cg.train_classifier, epochs=1)
+    monkeypatch.setattr(cg, "train_classifier", quick)
+    evaluation_sensitivity.main(path, short=True)
+    results, committed = json.loads(path.read_text()), read_committed("evaluation_sensitivity")
+    assert results.keys() == committed.keys()
+    assert results["seeds"]["0"].keys() == METRICS.keys()
+    assert results["sizes"]["1000"] == metrics_by(results, "evaluation classifier")
+    for name, entry in results["classifiers"].items():
+        assert entry["real"]["frechet"] < entry["tuned"]["frechet"] < entry["original"]["frechet"]
+        assert entry["accuracy"] > 0.5, name
+    monkeypatch.setattr(cg, "train", None)
+    evaluation_sensitivity.main(path, short=True)  # nothing is left to measure
+    assert json.loads(path.read_text()) == results
+
+
+def test_committed_evaluation_sensitivity_is_of_one_classifier_and_many_seeds():
+    results = read_committed("evaluation_sensitivity")
+    assert results["sizes"]["10000"] == metrics_by(results, "evaluation classifier")
+    assert [int(size) for size in results["sizes"]] == [*evaluation_sensitivity.SIZES]
+    assert all(entry["accuracy"] > 0.89 for entry in results["classifiers"].values())
+    assert len(results["seeds"]) >= 3 and len(results["ten_images"]) == 8
+    assert all(run.keys() == METRICS.keys() for run in results["seeds"].values())
+
+
+def read_committed(name):
+    folder = evaluation_sensitivity.RESULTS.parent
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def metrics_by(results, classifier):
+    entry = results["classifiers"][classifier]
+    return {name: metrics for name, metrics in entry.items() if name != "accuracy"}
+
+
 @pytest.mark.process
 def test_the_short_form_of_loading_reads_the_same_images_as_pillow(tmp_path):
     path = tmp_path / "loading.json"
@@ -193,6 +232,8 @@ def few_images(monkeypatch):
     """96 training images, and a stored report in place of an evaluation."""
     few = cg.load_fashion_mnist("train")[:96]
     report = cg.pretrained.load_record("tuned")["metrics"]
+    for metrics in (report, report["real"]):  # stored before there were more metrics
+        metrics.update(dict.fromkeys(METRICS, 0.5) | metrics)
     monkeypatch.setattr(cg, "load_fashion_mnist", lambda split: few)
     monkeypatch.setattr(cg, "evaluate", lambda *_, **__: report)
     return report

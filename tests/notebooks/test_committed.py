@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 import cgan_utils as cg
+from cgan_utils.evaluation import METRICS
 
 pytestmark = pytest.mark.slow  # reads all notebooks
 
@@ -270,15 +271,23 @@ def test_numbers_in_the_notebooks_fall_in_the_bands_of_the_results_file():
     results = read_results("quality.json")["original"]
     assert len(results["seeds"]) >= 3
     last_epoch = {name: epochs[-1] for name, epochs in results["history"].items()}
-    for notebook, summaries in (
-        ("03_training.ipynb", last_epoch),
-        ("05_evaluation.ipynb", results["metrics"]),
-    ):
-        found = printed_bands(notebook)
-        assert found.keys() == summaries.keys()
-        for metric, (value, *band) in found.items():
-            assert band == pytest.approx(summaries[metric]["band"], abs=6e-4)
-            assert band[0] <= value <= band[1], (notebook, metric)
+    found = printed_bands("03_training.ipynb")
+    assert found.keys() == last_epoch.keys()
+    for metric, (value, *band) in found.items():
+        assert band == pytest.approx(last_epoch[metric]["band"], abs=6e-4)
+        assert band[0] <= value <= band[1], metric
+
+
+def test_the_measured_generator_is_one_of_its_recipe():
+    runs = read_results("evaluation_sensitivity.json")["seeds"].values()
+    found = printed_bands("05_evaluation.ipynb")
+    assert found.keys() == METRICS.keys()
+    outside = 0
+    for metric, (value, low, high) in found.items():
+        values = [run[metric] for run in runs]
+        assert [low, high] == pytest.approx([min(values), max(values)], abs=6e-4)
+        outside += not low <= value <= high
+    assert outside <= 4
 
 
 def test_each_fault_fails_as_in_the_results_file_and_unlike_the_healthy_run():
