@@ -144,14 +144,17 @@ def test_the_short_form_of_evaluation_sensitivity_measures_once(tmp_path, monkey
     path = tmp_path / "new" / "sensitivity.json"
     quick = functools.partial(cg.train_classifier, epochs=1)
     monkeypatch.setattr(cg, "train_classifier", quick)
+    monkeypatch.setattr(evaluation_sensitivity, "COUNT", 2000)
     evaluation_sensitivity.main(path, short=True)
     results, committed = json.loads(path.read_text()), read_committed("evaluation_sensitivity")
     assert results.keys() == committed.keys()
     assert results["seeds"]["0"].keys() == METRICS.keys()
     assert results["sizes"]["1000"] == metrics_by(results, "evaluation classifier")
-    for name, entry in results["classifiers"].items():
-        assert entry["real"]["frechet"] < entry["tuned"]["frechet"] < entry["original"]["frechet"]
-        assert entry["accuracy"] > 0.5, name
+    for name in ("evaluation classifier", "MLP"):  # the other one is hardly trained here
+        entry = results["classifiers"][name]
+        for better in ("real", "tuned"):
+            assert 5 * entry[better]["frechet"] < entry["original"]["frechet"]
+        assert entry["accuracy"] > 0.7
     monkeypatch.setattr(cg, "train", None)
     evaluation_sensitivity.main(path, short=True)  # nothing is left to measure
     assert json.loads(path.read_text()) == results
