@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 
+import busy_neighbour
 import check_gpu
 import evaluation_sensitivity
 import gan_train_by_size
@@ -177,6 +178,23 @@ def read_committed(name):
 def metrics_by(results, classifier):
     entry = results["classifiers"][classifier]
     return {name: metrics for name, metrics in entry.items() if name != "accuracy"}
+
+
+def test_the_neighbour_computes_and_ends_with_the_measurement():
+    with pytest.raises(ZeroDivisionError), busy_neighbour.neighbour() as process:
+        assert process.poll() is None
+        raise ZeroDivisionError
+    assert process.poll() is not None
+
+
+def test_the_engines_choice_is_compared_with_the_better_of_one_thread_and_all():
+    assert busy_neighbour.ratio({"one": 4.0, "all": 2.0, "chosen": 3.0}) == 1.5
+    assert busy_neighbour.ratio({"one": 2.0, "all": 14.0, "chosen": 2.0}) == 1
+    results = json.loads(busy_neighbour.RESULTS.read_text(encoding="utf-8"))
+    for recipe, ratios in results["chosen_to_better"].items():
+        for name, value in ratios.items():
+            row = results["milliseconds"][name][recipe]["compiled"]["default"]
+            assert value == pytest.approx(busy_neighbour.ratio(row), abs=0.001)
 
 
 @pytest.mark.process

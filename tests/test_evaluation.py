@@ -270,7 +270,7 @@ def test_one_perfect_image_per_class_fools_gan_test_alone(best_images, real_repo
     report = evaluate(generator)
     assert report["gan_test"] == 1
     assert report["gan_train"] < 0.7 < real_report["gan_train"]
-    assert report["precision"] == 1 and report["recall"] == 0
+    assert report["recall"] == 0
     assert report["coverage"] < 0.1
     assert report["diversity"] == pytest.approx(0, abs=1e-3)
     assert report["frechet_within"] > 20 * report["real"]["frechet_within"]
