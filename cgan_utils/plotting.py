@@ -151,32 +151,42 @@ def plot_training_run(
     """Plot a short run: its losses, its outputs of D, and the images that G makes.
 
     stats: float (steps, 4), as `TrainingState.stats`: loss_d, loss_g, D(x), D(G(z)); plotted as
-    means of 50 steps. healthy: the same of a run to compare with, plotted thin and dashed.
-    images, classes: see `plot_class_grid`.
+    means of 50 steps. healthy: the same of a run to compare with, plotted thin and dashed, without
+    a legend: a series of runs needs one only, in the figure of the healthy run itself.
+    Losses above 10 are plotted on a logarithmic scale. images, classes: see `plot_class_grid`.
     """
-    steps, means = _means_of_50(stats)
-    width, height = _grid_size(images, classes, dots=56)
-    total = 6.9 + width
-    figure = _Figure(figsize=(total, height))
-    (title,), style = _plain_text([title], width=120)
-    figure.suptitle(title, x=0, y=1.02, ha="left", va="bottom", fontsize=10, **style)
-    losses = figure.add_axes((0, 0, 2.6 / total, 1))
-    probabilities = figure.add_axes((3.2 / total, 0, 2.6 / total, 1))
-    _add_grid(figure, images, classes, dots=56, left=6.9, name_width=11)
+    width, height = _grid_size(images, classes, dots=84)
+    panel, left = (height - 0.5) / 2, 4.5  # inches
+    figure = _Figure(figsize=(left + width, height))
+    (title,), style = _plain_text([title], width=105)
+    figure.suptitle(title, x=0, y=1.06, ha="left", va="bottom", fontsize=10, **style)
+    share = 3.2 / (left + width), panel / height
+    losses = figure.add_axes((0, 1 - share[1], *share))
+    probabilities = figure.add_axes((0, 0, *share), sharex=losses)
+    _add_grid(figure, images, classes, dots=84, left=left, name_width=11)
     if healthy is not None:
-        dashed = {"linestyle": "--", "linewidth": 1}
-        healthy_steps, healthy_means = _means_of_50(healthy)
-        losses.plot(healthy_steps, healthy_means["loss_d"], color=COLOUR_D, **dashed)
-        losses.plot(healthy_steps, healthy_means["loss_g"], color=COLOUR_G, **dashed)
-        probabilities.plot(healthy_steps, healthy_means["d_real"], color=COLOUR_D, **dashed)
-        probabilities.plot(healthy_steps, healthy_means["d_fake"], color=COLOUR_G, **dashed)
+        _plot_dashed(losses, probabilities, healthy)
+    steps, means = _means_of_50(stats)
     style = {"markersize": 2}
     _plot_loss(losses, steps, means["loss_d"], "D", style)
     _plot_loss(losses, steps, means["loss_g"], "G", style)
     _plot_probabilities(probabilities, steps, means, style)
-    for axes in (losses, probabilities):
-        axes.set(xlabel="step" if healthy is None else "step (dashed: the healthy run)")
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
+    losses.autoscale(axis="y")
+    if max(*means["loss_d"], *means["loss_g"]) > 10:
+        losses.set_yscale("symlog", linthresh=2)  # linear up to 2: a loss may be 0
+    losses.tick_params(labelbottom=False)
+    for axes, blue, orange in (
+        (losses, "loss of D", "loss of G"),
+        (probabilities, "D(x), real", "D(G(z)), generated"),
+    ):
+        axes.set_title(blue, loc="left", fontsize=9, color=COLOUR_D)
+        axes.set_title(orange, loc="right", fontsize=9, color=COLOUR_G)
+    losses.set(ylabel="nats", ylim=(0, None))
+    probabilities.set(ylabel="probability", xlabel="step (dashed: the healthy run)")
+    if healthy is None:
+        probabilities.set(xlabel="step")
+        for axes in (losses, probabilities):
+            axes.legend(fontsize=7)
     return figure
 
 
@@ -189,14 +199,14 @@ def plot_class_grids(
     """
     if len({images.shape for images in grids.values()}) != 1:
         raise ValueError("grids must be class grids of one size, at least one")
-    width, height = _grid_size(next(iter(grids.values())), classes, dots=56)
+    width, height = _grid_size(next(iter(grids.values())), classes, dots=84)
     rows = math.ceil(len(grids) / across)
     figure = _Figure(figsize=(across * (width + 0.3), rows * (height + 0.55)))
     titles, style = _plain_text(grids)
     for place, (title, images) in enumerate(zip(titles, grids.values(), strict=True)):
         row, column = divmod(place, across)
         left, bottom = column * (width + 0.3), (rows - 1 - row) * (height + 0.55)
-        axes = _add_grid(figure, images, classes, dots=56, left=left, bottom=bottom)
+        axes = _add_grid(figure, images, classes, dots=84, left=left, bottom=bottom)
         axes.set_title(title, fontsize=10, **style)
         axes.tick_params(labelleft=column == 0)
     return figure
@@ -394,6 +404,17 @@ def _plot_probabilities(axes, x, values, style):
     axes.plot(x, values["d_fake"], "s-", color=COLOUR_G, label="D(G(z)), generated", **style)
     axes.axhline(0.5, color="grey", linestyle=":", label="D guesses: 1/2")
     axes.set(ylabel="mean probability of being real", ylim=(-0.03, 1.03))
+
+
+def _plot_dashed(losses, probabilities, stats):
+    steps, means = _means_of_50(stats)
+    for axes, name, colour in (
+        (losses, "loss_d", COLOUR_D),
+        (losses, "loss_g", COLOUR_G),
+        (probabilities, "d_real", COLOUR_D),
+        (probabilities, "d_fake", COLOUR_G),
+    ):
+        axes.plot(steps, means[name], color=colour, linestyle="--", linewidth=1)
 
 
 def _means_of_50(stats):

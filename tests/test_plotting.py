@@ -142,6 +142,36 @@ def test_training_run_plots_means_of_50_steps_the_healthy_run_and_the_grid():
     )
     assert [label.get_text() for label in grid.get_yticklabels()] == list(CLASSES)
     assert figure.get_suptitle() == "title"
+    for axes in (losses, probabilities):  # blue is D's, or real; orange is G's, or generated
+        colours = {line.get_label(): line.get_color() for line in axes.lines}
+        for place in ("left", "right"):
+            title = {"left": axes._left_title, "right": axes._right_title}[place]
+            named = [label for label in colours if label.startswith(title.get_text())]
+            assert len(named) == 1 and colours[named[0]] == title.get_color()
+
+
+def run_figure(largest_loss, healthy=None):
+    stats = torch.rand(100, 4)
+    stats[50:, 1] = largest_loss
+    images = torch.zeros(3, 1, 8, 8)
+    return plotting.plot_training_run("title", stats, images, CLASSES, healthy)
+
+
+def test_only_a_large_loss_has_a_logarithmic_axis_and_a_loss_of_0_stays_on_it():
+    assert run_figure(8.0).axes[0].get_yscale() == "linear"
+    losses = run_figure(20_000.0).axes[0]
+    to_pixels = losses.transData.transform
+    heights = [to_pixels((0, loss))[1] for loss in (0, 0.69, 1.39, 20, 200, 2000, 20_000)]
+    steps = torch.tensor(heights).diff()
+    assert (steps > 5).all() and steps[-3:].tolist() == pytest.approx([steps[-1].item()] * 3)
+    low, high = losses.get_ylim()
+    assert low == 0 and high >= 20_000
+
+
+def test_a_series_of_runs_has_its_legend_once_in_the_figure_of_the_healthy_run():
+    healthy, other = run_figure(1.0), run_figure(1.0, healthy=torch.rand(100, 4))
+    legends = [[axes.get_legend() for axes in figure.axes[:2]] for figure in (healthy, other)]
+    assert all(legends[0]) and legends[1] == [None, None]
 
 
 def test_class_grids_stand_under_their_titles_in_order():
@@ -152,7 +182,8 @@ def test_class_grids_stand_under_their_titles_in_order():
     assert greys == pytest.approx([(i / 5 + 1) / 2 for i in range(5)])
     places = [axes.get_position() for axes in figure.axes]
     assert places[0].x1 < places[1].x0 and places[0].y0 == places[1].y0
-    assert places[0].y0 > places[2].y1 and places[0].x0 == places[2].x0
+    assert places[0].y0 > places[2].y1
+    assert places[2].x0 == pytest.approx(places[0].x0, abs=1e-9)
     named = [bool(axes.yaxis.get_tick_params()["labelleft"]) for axes in figure.axes]
     assert named == [True, False, True, False, True]
 
