@@ -121,8 +121,6 @@ def test_rhythm_of_prose_and_code(cells, code):
 
 @both
 def test_code_is_as_wide_as_a_page(path, code):
-    if path.stem == "07_failure_modes":
-        pytest.skip("its table of faults is wider")
     lines = [line for cell in code for line in cell.source.splitlines()]
     assert not [line for line in lines if len(line) > 80]
 
@@ -295,7 +293,9 @@ def test_each_fault_fails_as_in_the_results_file_and_unlike_the_healthy_run():
     assert len(results["seeds"]) >= 3
     pattern = r"^(\S.*?) +(\w+) +(\S+) +faulty +(\S+) +healthy +(\S+)"
     lines = re.findall(pattern, printed("07_failure_modes.ipynb"), re.MULTILINE)
-    assert {name for name, *_ in lines} == set(results["runs"]) - {"healthy"}
+    harmless = {"healthy", "saturating loss"}
+    assert {name for name, *_ in lines} == set(results["runs"]) - harmless
+    assert min(results["runs"]["saturating loss"]["gan_test"]) > 0.6
     for name, metric, *numbers in lines:
         value, faulty, healthy = map(float, numbers)
         runs = [results["runs"][which][metric] for which in (name, "healthy")]
