@@ -19,6 +19,7 @@ from cgan_utils._runtime import make_rng
 from cgan_utils.checkpoints import latest_checkpoint
 from cgan_utils.engines import codegen, compiled
 from cgan_utils.engines.compiled import Compiled
+from cgan_utils.engines.threads import Threads
 from cgan_utils.engines.traced import rate_from
 
 pytestmark = pytest.mark.slow  # most of them compile programs
@@ -222,12 +223,15 @@ def test_a_compiled_run_takes_turns_and_leaves_torchs_threads_alone(
         sampling.append(torch.get_num_threads())
         return cg.sample_batch(*arguments)
 
+    ticks = itertools.count()  # each call takes 0.02 seconds by this clock
+    choice = Threads(clock=lambda: 0.02 * next(ticks))
+    monkeypatch.setattr(compiled, "Threads", lambda: choice)
     monkeypatch.setattr(compiled, "compile_program", lambda program: Program())
     engine = Compiled(sample, cg.training_step)
     state = cg.TrainingState.create(tiny_config)
     try:
         torch.set_num_threads(2)
-        for _ in range(2000):
+        for _ in range(200):
             engine(state, tiny_data, torch.arange(16))
             assert torch.get_num_threads() == 2
     finally:
