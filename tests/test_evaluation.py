@@ -145,9 +145,9 @@ class Pixels(torch.nn.Module):
 
 
 def test_frechet_distance_within_classes_is_the_mean_of_the_closed_forms():
-    real = torch.cat([gaussian([-3.0, 0.0], [1.0, 2.0]), gaussian([3.0, 0.0], [1.0, 2.0])])
-    labels = torch.arange(2).repeat_interleave(len(real) // 2)
-    other = torch.cat([gaussian([-3.0, 1.0], [1.0, 2.0]), gaussian([3.0, 0.0], [4.0, 6.0])])
+    near, far = (gaussian([x, 0.0], [1.0, 2.0], count=200) for x in (-3.0, 3.0))
+    real, labels = torch.cat([near, far]), torch.arange(2).repeat_interleave(200)
+    other = torch.cat([near + torch.tensor([0.0, 1.0]), gaussian([3.0, 0.0], [4.0, 6.0], 200)])
     for images, asked, within in (
         (other, labels, {"a": 1, "b": 9 + 16}),
         (real, labels, {"a": 0, "b": 0}),
