@@ -3,17 +3,18 @@
     python benchmarks/busy_neighbour.py            under four minutes on two cores
     python benchmarks/busy_neighbour.py --short    one short round of everything
 
-times the compiled step with one thread, with all, and with those that the engine chooses; the eager
-step and `cg.sample` with one thread and with all. Each is measured with OpenMP's own wait policy
-and, in a second process, with OMP_WAIT_POLICY=passive, under which waiting threads sleep. All take
-turns, in short rounds; then again beside a neighbour, a process that computes all the time, which
-the script starts and ends. Writes results/busy_neighbour.json, or the file that --output names: the
-median over the rounds of milliseconds per step (of `sample`: per 1000 images), and the ratio of the
-engine's choice to the better of one thread and all.
+times the compiled step of each recipe with one thread, with all, and with those that the engine
+chooses; and the original recipe's eager step and `cg.sample` with one thread and with all, the
+latter also in a second process with OMP_WAIT_POLICY=passive, under which waiting threads sleep. All
+take turns, in short rounds; then again beside a neighbour, a process that computes all the time,
+which the script starts and ends. Writes results/busy_neighbour.json, or the file that --output
+names: the median over the rounds of milliseconds per step (of `sample`: per 1000 images), and the
+ratio of the engine's choice to the better of one thread and all.
 """
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -40,31 +41,30 @@ LOOPS = {}  # of a worker process: what each side repeats
 
 
 def sides(policy):
-    """Return what is timed under a policy: (what, number of threads)."""
-    found = [("compiled", "all"), ("compiled", "chosen"), ("eager", "all"), ("sample", "all")]
-    if policy == "default":  # one thread waits for nobody
-        found += [("compiled", "one"), ("eager", "one"), ("sample", "one")]
-    return found
+    """Return what is timed under a policy: (recipe, what, number of threads)."""
+    slow = [("original", what, "all") for what in ("eager", "sample")]
+    if policy == "passive":
+        return slow  # the compiled step's threads sleep in any case, and one waits for nobody
+    slow += [("original", what, "one") for what in ("eager", "sample")]
+    choices = itertools.product(cg.CGANConfig.recipes, ["compiled"], ["one", "all", "chosen"])
+    return [*choices, *slow]
 
 
 def start_worker(policy):
     """Make a step of each side ready to be repeated, in this process."""
     data = cg.load_fashion_mnist("train")
-    for recipe in cg.CGANConfig.recipes:
-        config = getattr(cg.CGANConfig, recipe)()
-        for what, threads in sides(policy):
-            if what == "sample":
-                loop = sample_repeatedly(cg.load_pretrained(recipe))
-            else:
-                create = functools.partial(make_engine, what, torch.device("cpu"), 1)
-                loop = package_steps(config, data, config.batch_size, create)
-            fixed = mock.patch.object(compiled, "Threads", lambda: use_all)
-            with contextlib.nullcontext() if threads == "chosen" else fixed:
-                for _ in range(
-                    2
-                ):  # of the tuned recipe's steps, the first has a program of its own
-                    next(loop)
-            LOOPS[recipe, what, threads] = loop
+    for recipe, what, threads in sides(policy):
+        if what == "sample":
+            loop = sample_repeatedly(cg.load_pretrained(recipe))
+        else:
+            config = getattr(cg.CGANConfig, recipe)()
+            create = functools.partial(make_engine, what, torch.device("cpu"), 1)
+            loop = package_steps(config, data, config.batch_size, create)
+        fixed = mock.patch.object(compiled, "Threads", lambda: use_all)
+        with contextlib.nullcontext() if threads == "chosen" else fixed:
+            for _ in range(2):  # the tuned recipe's first step has a program of its own
+                next(loop)
+        LOOPS[recipe, what, threads] = loop
 
 
 def use_all(function):
@@ -116,12 +116,12 @@ def measure(pools, rounds, seconds):
     """Return milliseconds per step: {recipe: {what: {policy: {threads: median}}}}."""
     results = {}
     for _ in tqdm(range(rounds), disable=None):
-        for recipe in cg.CGANConfig.recipes:
-            for policy, pool in pools.items():
-                for what, threads in sides(policy):
-                    each = pool.submit(milliseconds, (recipe, what, threads), seconds).result()
-                    row = results.setdefault(recipe, {}).setdefault(what, {}).setdefault(policy, {})
-                    row.setdefault(threads, []).append(each)
+        for policy, pool in pools.items():
+            for side in sides(policy):
+                recipe, what, threads = side
+                row = results.setdefault(recipe, {}).setdefault(what, {}).setdefault(policy, {})
+                each = pool.submit(milliseconds, side, seconds).result()
+                row.setdefault(threads, []).append(each)
     for rows in (rows for kinds in results.values() for rows in kinds.values()):
         for row in rows.values():
             row.update({k: round(statistics.median(each), 3) for k, each in row.items()})

@@ -1,5 +1,7 @@
 """The number of threads follows what is faster, and finding out costs little; the clock is fake."""
 
+import random
+
 import pytest
 import torch
 
@@ -42,6 +44,21 @@ def test_it_costs_hardly_more_than_the_better_number(seconds):
     machine.run(2 * threads.LAP + 2 * seconds[2])  # a first lap with each number
     _, each = machine.run(600)
     assert each <= min(seconds.values()) * (1 + 1.1 * threads.COST)
+
+
+def test_calls_are_averaged_for_a_neighbour_delays_only_some_of_them():
+    rng = random.Random(0)
+
+    class Uneven(Machine):
+        def work(self, threads):
+            if threads == 2 and rng.random() < 0.25:
+                self.time += 0.04
+            return super().work(threads)
+
+    machine = Uneven(QUIET)
+    machine.run(5)
+    used, _ = machine.run(60)
+    assert used.count(2) < 0.1 * len(used)
 
 
 def test_it_follows_a_neighbour_who_comes_and_goes():

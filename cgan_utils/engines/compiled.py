@@ -25,7 +25,7 @@ class Compiled(Traced):
         model = copy.deepcopy(state)  # tracing runs the step once, for real
         numbers = {name: torch.tensor(float(v)) for name, v in scheduled_numbers(state).items()}
         inputs = self.sample(model, data, batch)
-        with reading_schedule(model, numbers) as view:
+        with one_thread(), reading_schedule(model, numbers) as view:
             program = make_fx(lambda *_: self.step(view, *inputs))(
                 *tensors_of(model), *numbers.values(), *inputs
             )
