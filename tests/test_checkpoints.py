@@ -228,4 +228,4 @@ def test_fifty_kills_lose_nothing_and_change_nothing(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     different, last = map(int, run.stdout.split())
-    assert different >= 3 and last > 0  # some were hit while under way
+    assert different >= 2 and last > 0  # some were hit while under way

@@ -412,7 +412,9 @@ def test_a_report_of_own_images_has_the_form_of_fashion_mnists(own_report, repor
 
     assert json.loads(json.dumps(own_report)) == own_report
     for own, fashion in ((own_report, report), (own_report["real"], report["real"])):
-        assert own.keys() == fashion.keys()
+        # the shipped generators were measured before evaluate had these
+        later = {"precision", "recall", "frechet_within", "frechet_within_per_class"}
+        assert own.keys() - fashion.keys() <= later and own.keys() >= fashion.keys()
         assert all(type(own[key]) is type(fashion[key]) for key in fashion)
         assert set(of_classes(own).values()) == {("a", "b", "c")}
         assert [sum(row) for row in own["confusion"]] == [60] * 3
@@ -561,8 +563,9 @@ def test_format_report_names_every_metric_and_class_within_80_columns(real_repor
 
 
 def test_format_report_leaves_out_what_was_not_measured(own_report):
-    assert own_report["frechet_within"] is None  # too few images
-    assert METRICS["frechet_within"] not in cg.format_report(own_report)
+    assert METRICS["frechet_within"] in cg.format_report(own_report)
+    unmeasured = own_report | {"frechet_within": None}  # as with too few images
+    assert METRICS["frechet_within"] not in cg.format_report(unmeasured)
 
 
 def test_format_report_aligns_names_of_any_length(own_report):
