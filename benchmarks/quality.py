@@ -58,16 +58,13 @@ def summarize(name, per_seed):
     }
 
 
-def measure(recipe, seeds, epochs=None, device="cpu", ship=False):
-    """Train and evaluate `CGANConfig.<recipe>()` with each seed; epochs: None is the recipe's."""
-    config = getattr(cg.CGANConfig, recipe)()
-    if epochs is not None:
-        config = config.replace(epochs=epochs)
+def measure(recipe, config, seeds, device="cpu", ship=False, step=None):
+    """Train and evaluate a config with each seed; step: one's own, or None for the recipe's."""
     data = cg.load_fashion_mnist("train")
     histories, reports, seconds = [], [], []
     for seed in seeds:
         start = time.process_time()
-        state = cg.train(config, data, device, seed=seed, progress=False)
+        state = cg.train(config, data, device, seed=seed, step=step, progress=False)
         seconds.append(round(time.process_time() - start))
         if ship and seed == seeds[0]:
             ship_generator(recipe, generator_of(state), seed, seconds[0], device)
@@ -182,7 +179,10 @@ def main(
         raise SystemExit(f"--recipe must be {known}; got {recipe!r}")
     if ship and epochs is not None:
         raise SystemExit("--ship needs the recipe's own epochs; leave out --epochs")
-    result = measure(recipe, seeds, epochs, device, ship)
+    config = getattr(cg.CGANConfig, recipe)()
+    if epochs is not None:
+        config = config.replace(epochs=epochs)
+    result = measure(recipe, config, seeds, device, ship)
     results = read_results(output)
     results[recipe] = result
     write_results(output, results)

@@ -50,6 +50,17 @@ WITHOUT = {  # the recipe before the last step, with one part as in the original
     "EMA of G": {"ema_decay": 0.0},
     "projection": {"projection": False, "matching_aware_weight": 0.0},  # which needs projection
     "R1 penalty": {"r1_gamma": 0.0},
+    "faster steps": {
+        "betas": (0.9, 0.999),
+        "learning_rate": 2e-4,
+        "learning_rate_decay": False,
+    },
+    "larger networks": {
+        "hidden_dim": 256,
+        "hidden_layers": 2,
+        "embedding_dim": 10,
+        "latent_dim": 100,
+    },
     "conditional batch norm": {"conditional_batch_norm": False},
     "edge features": {"edge_features": False, "r1_gamma": 0.5},  # enough without edge features
     "matching-aware loss": {"matching_aware_weight": 0.0},
@@ -105,24 +116,34 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps",
     data = cg.load_fashion_mnist("train")
     for seed in seeds:
         for group, name, config in recipes():
-            if group not in groups:
-                continue
             config = config.replace(epochs=EPOCHS[group])
-            results = read_results(RESULTS)
-            entry = results.setdefault(group, {}).setdefault(name, {})
-            if entry.get("config") != config.to_dict():
-                entry = results[group][name] = {"config": config.to_dict(), "seeds": {}}
-            if str(seed) in entry["seeds"]:
-                continue
-            generator = trained_generator(config, data, seed)
-            if group == "steps" and seed == 0:
-                save_strip(generator, name)
-            report = cg.evaluate(generator, gan_train_images=10_000, progress=False)
-            entry["seeds"][str(seed)] = {metric: round(report[metric], 5) for metric in METRICS}
-            results["real"] = {metric: round(report["real"][metric], 5) for metric in METRICS}
-            results["machine"] = machine("cpu")
-            write_results(RESULTS, in_order(results))
-            print(f"seed {seed}  {group:8} {name:24}", entry["seeds"][str(seed)], flush=True)
+            known = read_results(RESULTS).get(group, {}).get(name, {})
+            if group in groups and not (
+                known.get("config") == config.to_dict() and str(seed) in known["seeds"]
+            ):
+                keep(group, name, config, seed, measure(config, data, seed, group, name))
+
+
+def measure(config, data, seed, group, name):
+    """Train and evaluate one run; return its report."""
+    generator = trained_generator(config, data, seed)
+    if group == "steps" and seed == 0:
+        save_strip(generator, name)
+    return cg.evaluate(generator, gan_train_images=10_000, progress=False)
+
+
+def keep(group, name, config, seed, report):
+    """Write the metrics of one run into the results file."""
+    results = read_results(RESULTS)
+    entry = results.setdefault(group, {}).setdefault(name, {})
+    if entry.get("config") != config.to_dict():
+        entry = results[group][name] = {"config": config.to_dict(), "seeds": {}}
+    entry["seeds"][str(seed)] = {metric: round(report[metric], 5) for metric in METRICS}
+    entry["seeds"] = dict(sorted(entry["seeds"].items()))
+    results["real"] = {metric: round(report["real"][metric], 5) for metric in METRICS}
+    results["machine"] = machine("cpu")
+    write_results(RESULTS, in_order(results))
+    print(f"seed {seed}  {group:8} {name:24}", entry["seeds"][str(seed)], flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What do several processes gain and cost? Measurements for notebook 08's cost model.
+"""What do several processes gain and cost, and what a second thread instead?
 
     python benchmarks/scaling.py            all of it
     python benchmarks/scaling.py --short    a few steps of everything
 
 starts itself with torchrun on one and on two processes of one thread each. They train both recipes
 with a fixed batch size per process, with and without exchanging gradients, and time the all-reduce
-(the sum over processes) of tensors of several sizes. One and two processes take turns. Writes
+(the sum over processes) of tensors of several sizes. One and two processes take turns. The one
+process also trains with two threads, on as many images a step as two processes do together. Writes
 results/scaling.json.
 """
 
@@ -25,6 +26,7 @@ from torch import distributed
 
 import cgan_utils as cg
 from cgan_utils.engines import process_count
+from cgan_utils.engines.compiled import Compiled
 from cgan_utils.engines.distributed import Distributed
 from cgan_utils.engines.eager import Eager
 from cgan_utils.models import create_networks
@@ -34,11 +36,23 @@ RECIPES = {"original": cg.CGANConfig.original(), "tuned": cg.CGANConfig.tuned()}
 BYTES = (4, 2**14, 2**18, 2**20, 2**22, 2**24)
 
 
-def step_seconds(config, data, steps, engine_class):
-    """Return the median seconds of a training step while all processes run theirs."""
-    processes = process_count() if engine_class is Distributed else 1  # that share one step
-    loop = package_steps(config, data, config.batch_size * processes, engine_class)
+def step_seconds(config, data, steps, engine_class, batches=1):
+    """Return the median seconds of a training step while all processes run theirs.
+
+    batches: how many times the recipe's batch size the engine's images are.
+    """
+    loop = package_steps(config, data, config.batch_size * batches, engine_class)
     return median_seconds(lambda: next(loop), steps)
+
+
+def two_threads_seconds(config, data, steps, engine_class):
+    """Return the same for one process with two threads, on two batches at once."""
+    torch.set_num_threads(2)
+    try:
+        config = config.replace(batch_size=2 * config.batch_size)
+        return step_seconds(config, data, steps, engine_class)
+    finally:
+        torch.set_num_threads(1)
 
 
 def all_reduce_seconds(size, repeats):
@@ -62,11 +76,20 @@ def worker(short):
     data = cg.load_fashion_mnist("train")
     measured = {
         f"{kind}_ms": {
-            name: step_seconds(config, data, steps, engine_class) * 1e3
+            name: step_seconds(config, data, steps, engine_class, batches) * 1e3
             for name, config in RECIPES.items()
         }
-        for kind, engine_class in (("apart", Eager), ("together", Distributed))
+        for kind, engine_class, batches in (
+            ("apart", Eager, 1),
+            ("together", Distributed, process_count()),
+        )
     }
+    if process_count() == 1:
+        for kind, engine_class in (("eager", Eager), ("compiled", Compiled)):
+            measured[f"two_threads_{kind}_ms"] = {
+                name: two_threads_seconds(config, data, steps, engine_class) * 1e3
+                for name, config in RECIPES.items()
+            }
     measured["sum_ms"] = {size: all_reduce_seconds(size, repeats) * 1e3 for size in BYTES}
     if distributed.get_rank() == 0:
         print("MEASURED", json.dumps(measured))
@@ -106,6 +129,10 @@ def main(output: Path = RESULTS, short: bool = False):
         **{
             kind: {name: {n: best(n, kind, name) for n in (1, 2)} for name in RECIPES}
             for kind in ("apart_ms", "together_ms")
+        },
+        **{
+            kind: {name: best(1, kind, name) for name in RECIPES}
+            for kind in ("two_threads_eager_ms", "two_threads_compiled_ms")
         },
         "sum_ms": {size: best(2, "sum_ms", str(size)) for size in BYTES},
         "gradient_bytes": {name: gradient_bytes(config) for name, config in RECIPES.items()},
