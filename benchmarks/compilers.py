@@ -8,7 +8,9 @@ TorchInductor (what torch.compile uses) and by the package's generator of C. All
 the same seed, and their parameters are compared after a few steps. Then they take turns, so that
 other load on the machine slows all of them alike. Compiling starts without caches. Writes
 results/compilers.json: the seconds until the first steps are done, milliseconds a step (minimum
-and median over the repeats), and what follows for a whole run.
+and median over the repeats), and what follows for a whole run. The largest difference of a
+parameter says little about the tuned recipe: its Adam, with beta_1 = 0, divides a gradient by
+hardly more than itself, so where rounding decides the sign it moves a whole learning rate.
 """
 
 import copy
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from check_gpu import adam_in_plain_operations
 from quality import write_results
 from speed import RECIPES, describe_machine, measure_steps, package_steps, timed
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -43,7 +46,8 @@ class Inductor(Traced):
         model = copy.deepcopy(state)  # tracing runs the step once, for real
         numbers = {name: torch.tensor(float(v)) for name, v in scheduled_numbers(state).items()}
         inputs = self.sample(model, data, batch)
-        with reading_schedule(model, numbers) as view:
+        # Inductor does not know the fused Adam with its rate in a tensor
+        with reading_schedule(model, numbers) as view, adam_in_plain_operations(view):
             program = make_fx(lambda *_: self.step(view, *inputs))(
                 *tensors_of(model), *numbers.values(), *inputs
             )

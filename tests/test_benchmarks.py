@@ -11,6 +11,9 @@ import sys
 
 import busy_neighbour
 import check_gpu
+import compilers
+import convolutional
+import discriminator_overfitting
 import evaluation_sensitivity
 import gan_train_by_size
 import latent_dim
@@ -21,6 +24,7 @@ import pytest
 import quality
 import recipe_steps
 import scaling
+import search
 import speed
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -242,8 +246,8 @@ def test_quality_writes_the_named_file_and_keeps_its_other_recipes(tmp_path, mon
     quality.main("original", (0, 1), output=path)
     quality.main("tuned", (0, 1, 2), epochs=6, output=path)
     assert [arguments[:3] for arguments in trained] == [
-        ("original", (0, 1), None),
-        ("tuned", (0, 1, 2), 6),
+        ("original", cg.CGANConfig.original(), (0, 1)),
+        ("tuned", cg.CGANConfig.tuned().replace(epochs=6), (0, 1, 2)),
     ]
     assert list(json.loads(path.read_text())) == ["original", "tuned"]
 
@@ -292,7 +296,8 @@ def test_recipe_steps_measure_once_and_save_the_images(few_images, tmp_path, mon
     ("name", "recipes", "changes", "fewest_seeds"),
     [
         ("quality", {"original", "tuned"}, {}, 3),
-        ("tuned_short", {"tuned"}, {"epochs": 6}, 3),
+        ("tuned_short", {"tuned"}, {"epochs": 4}, 3),
+        ("original_long", {"original"}, {"epochs": 40}, 3),
     ],
 )
 def test_results_hold_the_bands_of_their_values(name, recipes, changes, fewest_seeds):
@@ -307,7 +312,8 @@ def test_results_hold_the_bands_of_their_values(name, recipes, changes, fewest_s
             *((k, each) for k, v in result["per_class"].items() for each in v.values()),
             *((k, each) for k, v in result["history"].items() for each in v),
         ]
-        assert len(summaries) == 6 + 3 * 10 + 4 * config.epochs
+        assert len(summaries) == len(result["metrics"]) + 3 * 10 + 4 * config.epochs
+        assert {"gan_test", "gan_train", "frechet", "coverage"} <= set(result["metrics"])
         for metric, summary in summaries:
             assert len(summary["per_seed"]) == len(result["seeds"]) >= fewest_seeds
             low, high = summary["band"]
@@ -340,6 +346,127 @@ def test_a_step_is_measured_with_z_of_standard_deviation_1(monkeypatch):
     assert generator is generator_of(state)
     labels, latent = torch.arange(10), cg.sample_latent(10, config.latent_dim)
     assert torch.equal(cg.sample(generator, labels), cg.sample(generator, labels, latent=latent))
+
+
+def test_the_convolutional_networks_are_asked_by_label_and_updated_by_the_step():
+    config = convolutional.ConvolutionalConfig(batch_size=4)
+    state = cg.TrainingState.create(config)
+    labels, z = torch.arange(4), torch.randn(4, config.latent_dim)
+    images = state.generator(z, labels)
+    assert images.shape == (4, 1, 28, 28) and images.abs().max() <= 1
+    for network, inputs in ((state.generator, z), (state.discriminator, images.detach())):
+        asked = [network(inputs, torch.full((4,), y)) for y in (0, 1)]
+        assert not torch.equal(*asked)
+    before = [
+        network.embedding.weight.clone() for network in (state.generator, state.discriminator)
+    ]
+    stats = convolutional.training_step(state, images.detach(), labels, z, labels)
+    assert stats.shape == (4,) and not stats.requires_grad
+    after = [network.embedding.weight for network in (state.generator, state.discriminator)]
+    assert not any(map(torch.equal, before, after))
+
+
+def test_committed_results_of_the_convolutional_network_are_of_its_settings():
+    result = read_committed("convolutional")["convolutional"]
+    assert result["config"]["betas"] == [0.5, 0.999] and result["config"]["batch_size"] == 64
+    assert len(result["seeds"]) == len(result["training_cpu_seconds"]) == 3
+    assert all(seconds > 60 for seconds in result["training_cpu_seconds"])
+
+
+def test_d_is_shown_images_that_it_was_not_trained_on(tmp_path, monkeypatch):
+    images = torch.randint(0, 256, (300, 1, 28, 28), dtype=torch.uint8)
+    data = cg.LabelledImages(images, torch.arange(300) % 10, cg.FASHION_MNIST_CLASSES)
+    shown, trained_on = [], []
+    monkeypatch.setattr(cg, "load_fashion_mnist", lambda split: data)
+    monkeypatch.setattr(discriminator_overfitting, "HELD_OUT", 100)
+    monkeypatch.setattr(discriminator_overfitting, "COUNT", 50)
+
+    def train(config, data, *_, callback, **__):
+        trained_on.append(data)
+        state = cg.TrainingState.create(config)
+        callback(state)
+
+    def mean_output(discriminator, images, labels):
+        shown.append(images)
+        return len(shown)
+
+    monkeypatch.setattr(cg, "train", train)
+    monkeypatch.setattr(discriminator_overfitting, "mean_output", mean_output)
+    path = tmp_path / "overfitting.json"
+    discriminator_overfitting.main(path)
+    results = json.loads(path.read_text())
+    assert results["original"]["outputs"] == {"training": [1], "held out": [2], "generated": [3]}
+    for part, (seen, held_out) in zip(trained_on, (shown[:2], shown[3:5]), strict=True):
+        assert torch.equal(part.images, images[:200])
+        assert torch.equal(seen, cg.normalize(images[:50]))
+        assert torch.equal(held_out, cg.normalize(images[200:250]))
+
+
+def test_ds_mean_output_is_the_mean_probability():
+    logits = torch.tensor([0.0, math.log(3)]).repeat(1000)
+    labels = torch.arange(2000)
+    output = discriminator_overfitting.mean_output(
+        lambda images, labels: logits[labels], torch.zeros(2000, 1), labels
+    )
+    assert output == 0.625  # the mean of 1/2 and 3/4
+
+
+def test_the_search_trains_nothing_on_the_images_held_out(tmp_path, monkeypatch):
+    images = torch.arange(300, dtype=torch.uint8).view(300, 1, 1, 1).expand(300, 1, 28, 28) % 251
+    data = cg.LabelledImages(images.clone(), torch.arange(300) % 10, cg.FASHION_MNIST_CLASSES)
+    compared, path = [], tmp_path / "search.json"
+    monkeypatch.setattr(cg, "load_fashion_mnist", lambda split: data)
+    monkeypatch.setattr(search, "HELD_OUT", 100)
+    quick = functools.partial(cg.train_classifier, epochs=1)
+    monkeypatch.setattr(cg, "train_classifier", quick)
+    monkeypatch.setattr(search, "train_mlp", quick)
+    trained_on = []
+
+    def train(config, data, *_, seed, **__):
+        trained_on.append(data)
+        return cg.TrainingState.create(config, seed)
+
+    def compute_metrics(classifier, images, labels, real):
+        compared.append(real)
+        return dict.fromkeys(METRICS, 0.5)
+
+    monkeypatch.setattr(cg, "train", train)
+    monkeypatch.setattr(cg, "compute_metrics", compute_metrics)
+    search.main(seeds=(0, 1), output=path)
+    assert all(torch.equal(each.images, data.images[:200]) for each in trained_on)
+    assert all(torch.equal(each.images, data.images[200:]) for each in compared)
+    assert len(trained_on) == 2 * len(search.CANDIDATES)
+    search.main(seeds=(0, 1), output=path)  # nothing is left to train
+    assert len(trained_on) == 2 * len(search.CANDIDATES)
+
+
+def test_committed_search_is_of_its_candidates():
+    results = read_committed("search")
+    for name, change in search.CANDIDATES.items():
+        entry = results["candidates"][name]
+        assert entry["config"] == search.BASE.replace(**change).to_dict()
+        assert len(entry["seeds"]) == 3
+
+
+def test_inductor_computes_what_eager_pytorch_does(tiny_config, tiny_data):
+    difference = compilers.largest_difference(tiny_config, tiny_data, compilers.Inductor, 3)
+    assert difference < 1e-5
+    broken = type("Broken", (Eager,), {"__call__": lambda *_: torch.zeros(4)})
+    assert compilers.largest_difference(tiny_config, tiny_data, broken, 3) > 1e-4
+
+
+def test_committed_compilers_agree_with_eager_pytorch_and_count_their_start():
+    for recipe, entry in read_committed("compilers")["recipes"].items():
+        config = getattr(cg.CGANConfig, recipe)()
+        assert entry["steps"] == config.epochs * -(-60_000 // config.batch_size)
+        rows = entry["engines"]
+        for name, row in rows.items():
+            seconds = row["first_steps_s"] + entry["steps"] * row["min_ms"] / 1e3
+            assert row["run_s"] == pytest.approx(seconds, abs=1)
+            if name != "eager":
+                most = {"original": 1e-4, "tuned": 20 * config.learning_rate}[recipe]
+                assert row["largest_difference"] < most
+        assert rows.keys() == compilers.ENGINES.keys()
 
 
 # -- other data

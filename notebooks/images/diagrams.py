@@ -304,6 +304,72 @@ def label_blend():
     return figure
 
 
+def projection():
+    """Notebook 06: D's logit is a sum of two inner products with the same features."""
+    figure, axes = canvas(3.3)
+    box(axes, 0.62, 1.15, 1.0, 0.5, "image $x$", size=11)
+    box(axes, 0.62, 2.5, 1.0, 0.5, "label $y$", size=11)
+    box(axes, 2.0, 1.15, 1.1, 0.75, "hidden\nlayers", D, size=11)
+    box(axes, 2.0, 2.5, 1.1, 0.75, "Embedding\nof D", D, line=2.6, size=11)
+    arrow(axes, (1.12, 1.15), (1.45, 1.15))
+    arrow(axes, (1.12, 2.5), (1.45, 2.5))
+    block(axes, 2.98, 1.15, 0.22, 1.0, D)
+    write(axes, 2.98, 0.45, "$h(x)$", 12, color=DARKER[D])
+    arrow(axes, (2.55, 1.15), (2.86, 1.15))
+    block(axes, 2.98, 2.5, 0.22, 1.0, D)
+    write(axes, 2.98, 3.13, "$v_y$", 12, color=DARKER[D])
+    arrow(axes, (2.55, 2.5), (2.86, 2.5), D)
+    arrow(axes, (3.1, 1.0), (3.5, 0.82))
+    arrow(axes, (3.1, 1.4), (3.5, 2.1))
+    arrow(axes, (3.1, 2.5), (3.5, 2.38), D)
+    box(axes, 4.05, 0.8, 1.1, 0.5, "$w^T h(x) + b$", D, size=11)
+    write(axes, 4.05, 0.38, "is it real?", 11)
+    box(axes, 4.05, 2.25, 1.1, 0.5, "$v_y^T h(x)$", D, line=2.6, size=11)
+    write(axes, 4.05, 2.72, "is it a $y$?", 11)
+    arrow(axes, (4.15, 1.05), (4.5, 1.38))
+    arrow(axes, (4.15, 2.0), (4.5, 1.67))
+    box(axes, 4.95, 1.52, 0.9, 0.56, "logit:\nthe sum", size=11)
+    return figure
+
+
+def patch_decoder():
+    """Notebook 06: one small network turns the features of each place into a patch."""
+    figure, axes = canvas(3.55)
+    cell, left, top = 0.19, 0.15, 1.12
+    for row in range(7):
+        for column in range(7):
+            x, y = left + cell * (column + 0.5), top + cell * (row + 0.5)
+            color = G if (row, column) in {(2, 2), (2, 3)} else GREY
+            block(axes, x, y, cell, cell, color)
+    write(axes, 0.82, 0.62, "7 x 7 places,\n24 features each")
+    write(axes, 0.82, 2.85, "from the last\nhidden layer,\nat once")
+    box(axes, 2.55, 1.78, 1.3, 1.0, "one small\nnetwork,\n24 → 64 → 64", G, line=2.6, size=11)
+    write(axes, 2.55, 0.62, "shared by\nall places", weight="bold")
+    arrow(axes, (0.64, 1.6), (1.88, 1.7), G)
+    pixel, left, top = 0.06, 3.72, 0.95
+    axes.add_patch(
+        Rectangle((left, top), 28 * pixel, 28 * pixel, facecolor=PALE[GREY], edgecolor=GREY)
+    )
+    for column, dashes in ((2, "-"), (3, DASHES)):
+        corner = left + (4 * column - 2) * pixel, top + (4 * 2 - 2) * pixel
+        axes.add_patch(
+            Rectangle(
+                corner,
+                8 * pixel,
+                8 * pixel,
+                facecolor=PALE[G],
+                edgecolor=G,
+                alpha=0.8,
+                linewidth=1.8,
+                linestyle=dashes,
+            )
+        )
+    arrow(axes, (3.2, 1.72), (4.05, 1.58), G)
+    write(axes, 4.56, 0.62, "28 x 28 pixels")
+    write(axes, 4.56, 3.02, "patches of 8 x 8,\n4 pixels apart;\ntheir overlaps add up")
+    return figure
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -314,6 +380,8 @@ DIAGRAMS = {
         two_updates,
         line_and_arc,
         label_blend,
+        projection,
+        patch_decoder,
     )
 }
 
