@@ -29,14 +29,14 @@ class ConvolutionalGenerator(cg.Generator):
     def __init__(self, config):
         super().__init__(config)
         self.layers = nn.Sequential(
-            nn.Linear(config.latent_dim + config.embedding_dim, 128 * 7 * 7),
-            nn.Unflatten(1, (128, 7, 7)),
-            nn.BatchNorm2d(128),
-            nn.ReLU(),
-            nn.ConvTranspose2d(128, 64, kernel_size=4, stride=2, padding=1),  # -> 14 x 14
+            nn.Linear(config.latent_dim + config.embedding_dim, 64 * 7 * 7),
+            nn.Unflatten(1, (64, 7, 7)),
             nn.BatchNorm2d(64),
             nn.ReLU(),
-            nn.ConvTranspose2d(64, 1, kernel_size=4, stride=2, padding=1),  # -> 28 x 28
+            nn.ConvTranspose2d(64, 32, kernel_size=4, stride=2, padding=1),  # -> 14 x 14
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.ConvTranspose2d(32, 1, kernel_size=4, stride=2, padding=1),  # -> 28 x 28
             nn.Tanh(),
             nn.Flatten(),
         )
@@ -47,13 +47,13 @@ class ConvolutionalDiscriminator(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(config.num_classes, config.image_size)
         self.layers = nn.Sequential(
-            nn.Conv2d(2, 64, kernel_size=4, stride=2, padding=1),  # -> 14 x 14
+            nn.Conv2d(2, 32, kernel_size=4, stride=2, padding=1),  # -> 14 x 14
             nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1),  # -> 7 x 7
-            nn.BatchNorm2d(128),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2, padding=1),  # -> 7 x 7
+            nn.BatchNorm2d(64),
             nn.LeakyReLU(0.2),
             nn.Flatten(),
-            nn.Linear(128 * 7 * 7, 1),
+            nn.Linear(64 * 7 * 7, 1),
         )
 
     def forward(self, images, labels):
@@ -90,7 +90,7 @@ def training_step(state, images, labels, z, fake_labels):
     return torch.stack([loss_d, loss_g, *outputs]).detach()
 
 
-def main(output: Path = RESULTS, seeds: tuple[int, ...] = (0, 1, 2), epochs: int = 10):
+def main(output: Path = RESULTS, seeds: tuple[int, ...] = (0, 1, 2), epochs: int = 5):
     """Measure and write the results.
 
     Args:

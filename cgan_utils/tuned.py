@@ -54,7 +54,7 @@ class TunedConfig(CGANConfig):
 
     @classmethod
     def tuned(cls) -> "TunedConfig":
-        """Return the recipe of notebook 06: two MLPs, BCE and Adam, with all additions."""
+        """Return the recipe of notebook 06: with all additions except those for other images."""
         return cls(
             embedding_dim=32,
             latent_dim=64,

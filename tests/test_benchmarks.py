@@ -266,7 +266,8 @@ def few_images(monkeypatch):
 
 @pytest.mark.slow
 def test_quality_trains_the_recipe_for_the_given_epochs(few_images):
-    result = quality.measure("tuned", (0, 1), epochs=2)
+    config = cg.CGANConfig.tuned().replace(epochs=2)
+    result = quality.measure("tuned", config, (0, 1))
     assert result["config"] == cg.CGANConfig.tuned().replace(epochs=2).to_dict()
     assert set(result["metrics"]) == set(result["real"]) == set(METRICS)
     for summaries in result["history"].values():
