@@ -2,7 +2,7 @@ r"""How good is a recipe, and how much do its metrics vary from seed to seed?
 
     python benchmarks/quality.py --recipe original --seeds 0 1 2 3 4 5 6 7 8 9
     python benchmarks/quality.py --recipe tuned --seeds 0 1 2 --ship
-    python benchmarks/quality.py --recipe tuned --seeds 0 1 2 --epochs 4 \
+    python benchmarks/quality.py --recipe tuned --seeds 0 1 2 --epochs 6 \
         --output benchmarks/results/tuned_short.json
     python benchmarks/quality.py --recipe original --seeds 0 1 2 --epochs 40 \
         --output benchmarks/results/original_long.json

@@ -297,7 +297,7 @@ def test_recipe_steps_measure_once_and_save_the_images(few_images, tmp_path, mon
     ("name", "recipes", "changes", "fewest_seeds"),
     [
         ("quality", {"original", "tuned"}, {}, 3),
-        ("tuned_short", {"tuned"}, {"epochs": 4}, 3),
+        ("tuned_short", {"tuned"}, {"epochs": 6}, 3),
         ("original_long", {"original"}, {"epochs": 40}, 3),
     ],
 )
