@@ -106,17 +106,29 @@ def libraries(device):
 
 
 def product_seconds(products, repeats, device):
-    """Return the time of these matrix products alone, each at its fastest, by each library."""
+    """Return the time of these matrix products alone, one after another, by each library."""
     if device.type == "cuda":
         (name,) = libraries(device)
         return {name: captured_seconds(products, repeats, device)}
-    seconds = dict.fromkeys(libraries(device), 0)
-    for (rows, inner, columns), count in Counter(products).items():
-        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-        for name, multiply in libraries(device).items():
-            each = min(timed(lambda m=multiply, a=a, b=b: m(a, b)) for _ in range(repeats))
-            seconds[name] += count * each
+    pairs = factors_of(products, device)
+    seconds = {}
+    for name, multiply in libraries(device).items():
+        run = functools.partial(multiply_all, pairs, multiply)
+        seconds[name] = min(timed(run) for _ in range(repeats))
     return seconds
+
+
+def factors_of(products, device):
+    """Return the two factors of each product, random."""
+    return [
+        (torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device))
+        for rows, inner, columns in products
+    ]
+
+
+def multiply_all(pairs, multiply):
+    for a, b in pairs:
+        multiply(a, b)
 
 
 def captured_seconds(products, repeats, device, rounds=20):
@@ -124,22 +136,15 @@ def captured_seconds(products, repeats, device, rounds=20):
 
     Started one by one they would take longer to start than to compute.
     """
-    factors = [
-        torch.randn(n, m, device=device) for r, k, c in products for n, m in ((r, k), (k, c))
-    ]
-
-    def multiply():
-        for a, b in zip(factors[::2], factors[1::2], strict=True):
-            a @ b
-
+    pairs = factors_of(products, device)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # the library sets itself up
-        multiply()
+        multiply_all(pairs, torch.matmul)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         for _ in range(rounds):
-            multiply()
+            multiply_all(pairs, torch.matmul)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     milliseconds = []
     for _ in range(repeats):
@@ -153,7 +158,7 @@ def captured_seconds(products, repeats, device, rounds=20):
 
 def compiled_product_seconds(products, repeats):
     """Return the time of the products in the compiled engine's own C: all in one program."""
-    factors = [torch.randn(n, m) for r, k, c in products for n, m in ((r, k), (k, c))]
+    factors = list(itertools.chain(*factors_of(products, "cpu")))
     run = compile_program(make_fx(first_elements_of_products)(*factors))
     return min(timed(lambda: run(*factors)) for _ in range(repeats))
 
@@ -166,8 +171,8 @@ def first_elements_of_products(*factors):
 def measure_limits(recipe, repeats, device):
     """Return what the matrix products of a step cost, in GFLOP, and alone take, in ms.
 
-    A mean over the steps of a period, in which the last are alike. The libraries' times add up each
-    product at its fastest; "compiled C" and a GPU run all of a step's products one after another.
+    A mean over the steps of a period, in which the last are alike. All of a step's products run one
+    after another, by each library and by "compiled C": what disturbs one of them disturbs all.
     """
     config, period = RECIPES[recipe]
     gflop, limits = 0, Counter()

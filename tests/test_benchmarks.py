@@ -64,6 +64,22 @@ def test_a_limit_is_the_time_of_the_products(monkeypatch):
     assert limits["gflop_per_s"] == {"some": 0.1, "compiled C": 0.0}
 
 
+def test_the_products_are_timed_one_after_another(monkeypatch):
+    """The best time of each may come from another run: no run of all of them took their sum."""
+    spent, costs = [], iter([1, 9, 9, 1, 5, 6])  # of two products, three times
+
+    def timed(function):
+        spent.clear()
+        function()
+        return sum(spent)
+
+    monkeypatch.setattr(speed, "timed", timed)
+    libraries = {"some": lambda a, b: spent.append(next(costs))}
+    monkeypatch.setattr(speed, "libraries", lambda device: libraries)
+    products = [(2, 3, 4), (5, 6, 7)]
+    assert speed.product_seconds(products, 3, torch.device("cpu")) == {"some": 10}
+
+
 def test_captured_products_are_timed_as_one_graph(cuda):
     products, cuda.current_device = [(64, 128, 32), (32, 64, 128)], torch.device("cpu")
     seconds = speed.captured_seconds(products, 3, torch.device("cpu"), rounds=5)
