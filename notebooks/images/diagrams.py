@@ -370,6 +370,31 @@ def patch_decoder():
     return figure
 
 
+def gan_test_and_gan_train():
+    """Notebook 05: which images train the classifier, and of which it says the class."""
+    real, generated, *_ = sandals()
+    figure, axes = canvas(4.2)
+    of_real, of_generated = (real, "real images"), (generated, "generated images")
+    for top, name, question, train, test in (
+        (0.0, "GAN-test", "are generated images recognised?", of_real, of_generated),
+        (2.1, "GAN-train", "what can be learned from them?", of_generated, of_real),
+    ):
+        network = "evaluation" if name == "GAN-test" else name
+        write(axes, 0.2, top + 0.3, name, 13, ha="left", weight="bold")
+        write(axes, 1.3, top + 0.31, question, 11, ha="left")
+        for x, (pixels, kind) in ((0.9, train), (4.6, test)):
+            image(axes, x, top + 1.1, 0.9, pixels)
+            write(axes, x, top + 1.72, kind)
+        box(axes, 2.75, top + 1.1, 1.2, 0.7, f"{network}\nclassifier", size=11)
+        arrow(axes, (1.4, top + 1.1), (2.1, top + 1.1))
+        write(axes, 1.75, top + 0.92, "train")
+        arrow(axes, (4.1, top + 1.1), (3.4, top + 1.1))
+        write(axes, 3.75, top + 0.92, "test")
+        write(axes, 2.75, top + 1.72, "share it gets right")
+    axes.plot((0.2, 5.3), (2.1, 2.1), color=PALE_GREY, linewidth=1)
+    return figure
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -382,6 +407,7 @@ DIAGRAMS = {
         label_blend,
         projection,
         patch_decoder,
+        gan_test_and_gan_train,
     )
 }
 
