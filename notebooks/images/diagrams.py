@@ -392,6 +392,62 @@ def gan_test_and_gan_train():
         write(axes, 3.75, top + 0.92, "test")
         write(axes, 2.75, top + 1.72, "share it gets right")
     axes.plot((0.2, 5.3), (2.1, 2.1), color=PALE_GREY, linewidth=1)
+
+
+def where_faults_strike():
+    """Notebook 07: a training step and the sampling after it, with the number of each fault."""
+    figure, axes = canvas(6.95)
+    write(axes, 0.2, 0.3, "One training step", 13, ha="left", weight="bold")
+    for y, text, color in (
+        (0.95, "real\nimages", REAL),
+        (1.85, "their\nlabels $y$", REAL),
+        (2.75, "noise $z$", GREY),
+        (3.4, "labels $y'$", GREY),
+    ):
+        box(axes, 0.75, y, 1.0, 0.46, text, color)
+    box(axes, 2.2, 3.08, 0.7, 0.7, "G", G, size=15, weight="bold")
+    box(axes, 3.2, 1.65, 0.7, 1.3, "D", D, size=15, weight="bold")
+    for y, name, color in ((0.95, "D", D), (2.65, "G", G)):
+        box(axes, 4.75, y, 0.98, 0.42, f"{name}'s loss", color)
+        arrow(axes, (4.75, y + 0.21), (4.75, y + 0.59), dashed=True)
+        box(axes, 4.75, y + 0.8, 0.98, 0.42, f"{name}'s update", color)
+    arrow(axes, (1.25, 0.95), (2.85, 1.3))
+    arrow(axes, (1.25, 1.85), (2.85, 1.75))
+    arrow(axes, (1.25, 2.75), (1.85, 2.95))
+    arrow(axes, (1.25, 3.4), (1.85, 3.2))
+    arrow(axes, (2.4, 2.73), (2.95, 2.3))
+    write(axes, 2.68, 2.98, "generated\nimages and\nlabels $y'$", ha="left", va="top")
+    arrow(axes, (3.55, 1.65), (4.26, 0.98))
+    arrow(axes, (3.55, 1.65), (4.26, 2.6))
+    write(axes, 3.62, 0.95, "logits")
+    axes.plot((0.2, 5.3), (4.15, 4.15), color=PALE_GREY, linewidth=1)
+    write(axes, 0.2, 4.43, "Sampling", 13, ha="left", weight="bold")
+    box(axes, 0.75, 4.95, 1.0, 0.46, "class name")
+    box(axes, 2.25, 4.95, 0.8, 0.46, "label $y'$")
+    box(axes, 3.55, 4.95, 0.7, 0.46, "G", G, size=15, weight="bold")
+    box(axes, 4.84, 4.95, 0.8, 0.46, "images", G)
+    for start, end in ((1.25, 1.85), (2.65, 3.2), (3.9, 4.44)):
+        arrow(axes, (start, 4.95), (end, 4.95))
+    faults = {
+        "D gets no label": [(2.05, 1.8), (2.68, 2.51)],
+        "shuffled labels": [(0.27, 1.6)],
+        "the wrong list of names": [(1.52, 4.95)],
+        "the wrong range": [(2.05, 1.125)],
+        "100 images": [(0.27, 0.7)],
+        "one backward for both": [(4.75, 1.33), (4.75, 3.03)],
+        "sigmoid twice": [(3.62, 1.65)],
+        "the learning rate x 50": [(4.08, 1.75), (4.08, 3.45)],
+        "D is too slow": [(5.3, 2.0)],
+        "a seed inside the loop": [(0.27, 2.5), (0.27, 3.65)],
+        "no eval()": [(3.2, 4.7)],
+    }
+    for number, (name, places) in enumerate(faults.items(), start=1):
+        column, row = divmod(number - 1, 6)
+        key = 0.35 + 2.6 * column, 5.45 + 0.26 * row
+        write(axes, key[0] + 0.2, key[1], name, ha="left")
+        for x, y in (key, *places):
+            axes.plot(x, y, "o", color=DARK, markersize=15)
+            write(axes, x, y, str(number), color="white", weight="bold", va="center_baseline")
     return figure
 
 
@@ -408,6 +464,7 @@ DIAGRAMS = {
         projection,
         patch_decoder,
         gan_test_and_gan_train,
+        where_faults_strike,
     )
 }
 
