@@ -392,6 +392,7 @@ def gan_test_and_gan_train():
         write(axes, 3.75, top + 0.92, "test")
         write(axes, 2.75, top + 1.72, "share it gets right")
     axes.plot((0.2, 5.3), (2.1, 2.1), color=PALE_GREY, linewidth=1)
+    return figure
 
 
 def where_faults_strike():
