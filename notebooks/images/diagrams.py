@@ -452,6 +452,42 @@ def where_faults_strike():
     return figure
 
 
+def timelines():
+    """Notebook 08: when a step computes, and when it waits for its operators to be started."""
+    figure, axes = canvas(4.95)
+    start, work = (0.28, GREY), [(width, D) for width in (0.55, 0.12, 0.12, 0.4, 0.12, 0.6, 0.12)]
+    short, pause = (0.09, D), (0.19, None)
+    legend = {0.2: ([start], "start an operator"), 2.75: ([(0.28, D)], "an operator computes")}
+    for x, (parts, text) in legend.items():
+        timeline(axes, x, 0.3, "", parts)
+        write(axes, x + 0.38, 0.3, text, ha="left")
+    for y, title in (
+        (0.82, "Eager, on a CPU"),
+        (1.67, "Compiled, on a CPU"),
+        (2.52, "Eager, on a GPU"),
+        (3.7, "CUDA graph, on a GPU"),
+    ):
+        write(axes, 0.2, y, title, 12, ha="left", weight="bold")
+    timeline(axes, 0.75, 1.15, "CPU", [part for each in work for part in (start, each)])
+    timeline(axes, 0.75, 2.0, "CPU", [start, *work])
+    timeline(axes, 0.75, 2.85, "CPU", [start] * len(work))
+    timeline(axes, 1.03, 3.18, "GPU", [part for _ in work for part in (short, pause)])
+    timeline(axes, 0.75, 4.03, "CPU", [start])
+    timeline(axes, 1.03, 4.36, "GPU", [short] * len(work))
+    arrow(axes, (3.2, 4.72), (5.2, 4.72))
+    write(axes, 3.1, 4.72, "time, not to scale", ha="right")
+    return figure
+
+
+def timeline(axes, x, y, name, parts):
+    """Draw (width, colour) after each other, from x on; without a colour, nothing happens."""
+    write(axes, 0.2, y, name, ha="left")
+    for width, color in parts:
+        if color is not None:
+            block(axes, x + width / 2, y, width, 0.24, color)
+        x += width
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -466,6 +502,7 @@ DIAGRAMS = {
         patch_decoder,
         gan_test_and_gan_train,
         where_faults_strike,
+        timelines,
     )
 }
 
