@@ -249,13 +249,18 @@ class CompiledStep:
         if kind not in self.programs:
             with adam_in_plain_operations(state):
                 program = make_fx(lambda *_: self.step(state, *inputs))(*tensors)
-            for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
-                if str(node.target).startswith("profiler."):
-                    program.graph.erase_node(node)
-            program.recompile()
-            self.programs[kind] = torch.compile(program)
+            self.programs[kind] = compile_by_inductor(program)
         with torch.no_grad():  # the gradients are part of the program
             return self.programs[kind](*tensors)
+
+
+def compile_by_inductor(program):
+    """Return a traced step as a function that torch.compile compiles at its first call."""
+    for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
+        if str(node.target).startswith("profiler."):
+            program.graph.erase_node(node)
+    program.recompile()
+    return torch.compile(program)
 
 
 @contextlib.contextmanager

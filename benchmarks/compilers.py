@@ -3,7 +3,7 @@
     python benchmarks/compilers.py            five to ten minutes, most of it torch.compile's
     python benchmarks/compilers.py --short    the original recipe, a few steps
 
-records the step of each recipe with torch.fx, once, and runs it in three ways: eagerly, by
+traces the step of each recipe with torch.fx, once, and runs it in three ways: eagerly, by
 TorchInductor (what torch.compile uses) and by the package's generator of C. All three start from
 the same seed, and their parameters are compared after a few steps. Then they take turns, so that
 other load on the machine slows all of them alike. Compiling starts without caches. Writes
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from check_gpu import adam_in_plain_operations
+from check_gpu import adam_in_plain_operations, compile_by_inductor
 from quality import write_results
 from speed import RECIPES, describe_machine, measure_steps, package_steps, timed
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "compilers.json"
 
 
 class Inductor(Traced):
-    """Run the recorded step by TorchInductor; the rest is as in the engine `Compiled`."""
+    """Run the traced step by TorchInductor; the rest is as in the engine `Compiled`."""
 
     kind = "Inductor"
 
@@ -51,11 +51,7 @@ class Inductor(Traced):
             program = make_fx(lambda *_: self.step(view, *inputs))(
                 *tensors_of(model), *numbers.values(), *inputs
             )
-        for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
-            if str(node.target).startswith("profiler."):
-                program.graph.erase_node(node)
-        program.recompile()
-        compiled = torch.compile(program)
+        compiled = compile_by_inductor(program)
 
         def run(state, data, batch):
             numbers = [torch.tensor(float(v)) for v in scheduled_numbers(state).values()]

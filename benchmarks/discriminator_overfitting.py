@@ -34,14 +34,15 @@ def mean_output(discriminator, images, labels):
 
 def measure(config, train, held_out, seed):
     """Train a recipe and return D's outputs by kind of image, one per epoch."""
-    outputs = {"training": [], "held out": [], "generated": []}
+    real = {
+        name: (cg.normalize(data.images[:COUNT]), data.labels[:COUNT])
+        for name, data in (("training", train), ("held out", held_out))
+    }
+    outputs = {name: [] for name in (*real, "generated")}
 
     def record(state):
-        for name, data in (("training", train), ("held out", held_out)):
-            part = data[:COUNT]
-            outputs[name].append(
-                mean_output(state.discriminator, cg.normalize(part.images), part.labels)
-            )
+        for name, images_and_labels in real.items():
+            outputs[name].append(mean_output(state.discriminator, *images_and_labels))
         labels = train.labels[:COUNT]
         images = cg.sample(state.generator, labels, seed=state.epoch, latent_scale=1.0)
         outputs["generated"].append(mean_output(state.discriminator, images, labels))

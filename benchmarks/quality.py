@@ -135,6 +135,13 @@ def processor(device):
     return f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def entry_for(entries, name, config):
+    """Return the entry of these runs; a fresh one if there is none yet, or of another config."""
+    if entries.get(name, {}).get("config") != config.to_dict():
+        entries[name] = {"config": config.to_dict(), "seeds": {}}
+    return entries[name]
+
+
 def read_results(path):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

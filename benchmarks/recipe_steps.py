@@ -13,7 +13,7 @@ images for each step: two z, each with all ten classes.
 from pathlib import Path
 
 import tyro
-from quality import machine, read_results, tile, write_results
+from quality import entry_for, machine, read_results, tile, write_results
 
 import cgan_utils as cg
 from cgan_utils.evaluation import METRICS
@@ -117,10 +117,8 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[str, ...] = ("steps",
     for seed in seeds:
         for group, name, config in recipes():
             config = config.replace(epochs=EPOCHS[group])
-            known = read_results(RESULTS).get(group, {}).get(name, {})
-            if group in groups and not (
-                known.get("config") == config.to_dict() and str(seed) in known["seeds"]
-            ):
+            known = entry_for(read_results(RESULTS).get(group, {}), name, config)
+            if group in groups and str(seed) not in known["seeds"]:
                 keep(group, name, config, seed, measure(config, data, seed, group, name))
 
 
@@ -135,9 +133,7 @@ def measure(config, data, seed, group, name):
 def keep(group, name, config, seed, report):
     """Write the metrics of one run into the results file."""
     results = read_results(RESULTS)
-    entry = results.setdefault(group, {}).setdefault(name, {})
-    if entry.get("config") != config.to_dict():
-        entry = results[group][name] = {"config": config.to_dict(), "seeds": {}}
+    entry = entry_for(results.setdefault(group, {}), name, config)
     entry["seeds"][str(seed)] = {metric: round(report[metric], 5) for metric in METRICS}
     entry["seeds"] = dict(sorted(entry["seeds"].items()))
     results["real"] = {metric: round(report["real"][metric], 5) for metric in METRICS}

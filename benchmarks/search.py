@@ -14,11 +14,10 @@ import statistics
 from pathlib import Path
 
 import tyro
-from evaluation_sensitivity import train_mlp
-from quality import machine, read_results, write_results
+from evaluation_sensitivity import numbers, train_mlp
+from quality import entry_for, machine, read_results, write_results
 
 import cgan_utils as cg
-from cgan_utils.evaluation import METRICS
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 HELD_OUT = 10_000
@@ -49,22 +48,16 @@ def measure(config, seed, train, held_out, classifiers):
         images = cg.sample(generator, labels, seed=seed, latent_scale=scale)
         for name, classifier in classifiers.items():
             metrics = cg.compute_metrics(classifier, images, labels, held_out)
-            found[f"z x {scale}, {name}"] = {
-                key: round(metrics[key], 5) for key in METRICS if key in metrics
-            }
+            found[f"z x {scale}, {name}"] = numbers(metrics)
     return found
 
 
 def level_of_real_images(train, held_out, classifiers):
     """Return the metrics of as many training images."""
     images, labels = cg.normalize(train.images[:HELD_OUT]), train.labels[:HELD_OUT]
-    found = {
-        name: cg.compute_metrics(each, images, labels, held_out)
-        for name, each in classifiers.items()
-    }
     return {
-        name: {key: round(metrics[key], 5) for key in METRICS if key in metrics}
-        for name, metrics in found.items()
+        name: numbers(cg.compute_metrics(each, images, labels, held_out))
+        for name, each in classifiers.items()
     }
 
 
@@ -95,9 +88,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), output: Path = RESULTS):
     for seed in seeds:
         for name, change in CANDIDATES.items():
             config = BASE.replace(**change)
-            entry = entries.get(name, {})
-            if entry.get("config") != config.to_dict():
-                entry = entries[name] = {"config": config.to_dict(), "seeds": {}}
+            entry = entry_for(entries, name, config)
             if str(seed) not in entry["seeds"]:
                 found = measure(config, seed, train, held_out, classifiers)
                 entry["seeds"][str(seed)] = found

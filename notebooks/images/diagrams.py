@@ -61,10 +61,11 @@ def arrow(axes, start, end, color=DARK, dashed=False):
     axes.add_patch(FancyArrowPatch(start, end, **style))
 
 
-def block(axes, x, y, width, height, color):
+def block(axes, x, y, width, height, color, **style):
     """Draw a part of a matrix or a vector around its middle (x, y)."""
     corner = x - width / 2, y - height / 2
-    axes.add_patch(Rectangle(corner, width, height, facecolor=PALE[color], edgecolor=color))
+    style |= {"facecolor": PALE[color], "edgecolor": color}
+    axes.add_patch(Rectangle(corner, width, height, **style))
 
 
 def image(axes, x, y, width, pixels):
@@ -347,23 +348,11 @@ def patch_decoder():
     write(axes, 2.55, 0.62, "shared by\nall places", weight="bold")
     arrow(axes, (0.64, 1.6), (1.88, 1.7), G)
     pixel, left, top = 0.06, 3.72, 0.95
-    axes.add_patch(
-        Rectangle((left, top), 28 * pixel, 28 * pixel, facecolor=PALE[GREY], edgecolor=GREY)
-    )
+    block(axes, left + 14 * pixel, top + 14 * pixel, 28 * pixel, 28 * pixel, GREY)
     for column, dashes in ((2, "-"), (3, DASHES)):
-        corner = left + (4 * column - 2) * pixel, top + (4 * 2 - 2) * pixel
-        axes.add_patch(
-            Rectangle(
-                corner,
-                8 * pixel,
-                8 * pixel,
-                facecolor=PALE[G],
-                edgecolor=G,
-                alpha=0.8,
-                linewidth=1.8,
-                linestyle=dashes,
-            )
-        )
+        x, y = left + (4 * column + 2) * pixel, top + (4 * 2 + 2) * pixel
+        style = {"alpha": 0.8, "linewidth": 1.8, "linestyle": dashes}
+        block(axes, x, y, 8 * pixel, 8 * pixel, G, **style)
     arrow(axes, (3.2, 1.72), (4.05, 1.58), G)
     write(axes, 4.56, 0.62, "28 x 28 pixels")
     write(axes, 4.56, 3.02, "patches of 8 x 8,\n4 pixels apart;\ntheir overlaps add up")
