@@ -3,14 +3,13 @@
     python benchmarks/check_gpu.py
 
 needs a GPU and no network; without FashionMNIST it takes random images. It compares single steps
-of both recipes from one state, as over many steps rounding errors grow: the CUDA graph with eager
-PyTorch on the GPU, and that with the CPU. It checks a resumed run, a capture that fails, sampling
-and metrics. Then it times what speed.py does, whole epochs, an evaluation, and two ideas for a
-faster graph that no engine has yet: several steps a replay, and the step compiled by torch.compile
-before the capture. Writes results/gpu.json, with the card's name. Exits with 1 if a check fails.
+of both recipes from one state, as over many steps rounding errors grow: the CUDA graph, compiled
+before or not, with eager PyTorch on the GPU, and that with the CPU. It checks a resumed run, which
+has other steps in one replay, a capture that fails, sampling and metrics. Then it times what
+speed.py does, whole epochs, an evaluation, and each way to capture the steps. Writes
+results/gpu.json, with the card's name. Exits with 1 if a check fails.
 """
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -28,7 +27,6 @@ import speed
 import torch
 import tyro
 from quality import machine, write_results
-from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.datasets import FashionMNIST
 
 import cgan_utils as cg
@@ -36,20 +34,16 @@ from cgan_utils.classifier import train_classifier
 from cgan_utils.config import STATS
 from cgan_utils.engines.cuda_graph import CUDAGraph
 from cgan_utils.engines.eager import Eager
-from cgan_utils.engines.traced import (
-    initialize_adam,
-    reading_schedule,
-    scheduled_numbers,
-    tensors_of,
-)
+from cgan_utils.engines.inductor import CompiledGraph
+from cgan_utils.engines.traced import initialize_adam, tensors_of
 from cgan_utils.training import recipe_of
-from cgan_utils.tuned import R1_INTERVAL
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 TOTAL_STEPS = 1000  # of the run that a schedule is for
 # The largest differences that rounding explains. Of a step: relative, of the change of a tensor.
 BOUNDS = {
     "graph_step": 1e-3,
+    "compiled_step": 2e-2,
     "cpu_step": 2e-2,
     "resumed": 1e-3,
     "failed_capture": 1e-3,
@@ -61,16 +55,17 @@ BOUNDS = {
 # -- the same results
 
 
-def step_differences(config, data, device, steps=10):
-    """Return how far single steps from one state are apart: of a graph and of the CPU, from eager.
+def step_differences(config, data, device, kinds=("graph", "cpu"), steps=10):
+    """Return how far single steps from one state are apart: each kind's from those of eager.
 
-    All sample what the eager engine samples on the device. A difference is that of the changes of
-    one tensor, the larger of parameters, averages and moments, relative to the eager one's change.
+    kinds: of "graph", "compiled" and "cpu", which is eager PyTorch on the CPU. All sample what the
+    eager engine samples on the device. A difference is that of the changes of one tensor, the
+    larger of parameters, averages and moments, relative to the eager one's change.
     """
     sample, step, set_schedule = recipe_of(config)
     states = {
-        name: cg.TrainingState.create(config, 0, where)
-        for name, where in (("eager", device), ("graph", device), ("cpu", "cpu"))
+        name: cg.TrainingState.create(config, 0, "cpu" if name == "cpu" else device)
+        for name in ("eager", *kinds)
     }
     sampled = []
 
@@ -84,11 +79,12 @@ def step_differences(config, data, device, steps=10):
     engines = {
         "eager": Eager(sample_once, step),
         "graph": CUDAGraph(sample, step),
+        "compiled": CompiledGraph(sample, step),
         "cpu": Eager(sample_again, step),
     }
     for state in states.values():
         initialize_adam(state)
-    largest = {"graph_step": 0.0, "cpu_step": 0.0}
+    largest = {f"{kind}_step": 0.0 for kind in kinds}
     batches = states["eager"].shuffled(len(data)).split(config.batch_size)
     for number, batch in zip(range(steps), batches, strict=False):
         before = [tensor.clone() for tensor in tensors_of(states["eager"])]
@@ -199,6 +195,7 @@ def check(data, device):
     for recipe, (config, _) in speed.RECIPES.items():
         found[recipe] = {
             "steps": attempt(step_differences, config, data, device),
+            "compiled": attempt(step_differences, config, data, device, ("compiled",)),
             "resumed": attempt(resumed_difference, config, data, device),
             "failed_capture": attempt(failed_capture_difference, config, data, device),
             "sample": attempt(sampling_difference, config, device),
@@ -234,146 +231,43 @@ def failures(found):
     return lines
 
 
-# -- two ideas
+# -- ways to capture the steps
 
 
-class CompiledStep:
-    """A recipe's step, traced and compiled by torch.compile, once for each kind of step."""
-
-    def __init__(self, step):
-        self.step, self.programs = step, {}
-
-    def __call__(self, state, *inputs):
-        kind = tuple(v for v in state.schedule.values() if isinstance(v, bool))
-        tensors = [*tensors_of(state), *scheduled_numbers(state).values(), *inputs]
-        if kind not in self.programs:
-            with adam_in_plain_operations(state):
-                program = make_fx(lambda *_: self.step(state, *inputs))(*tensors)
-            self.programs[kind] = compile_by_inductor(program)
-        with torch.no_grad():  # the gradients are part of the program
-            return self.programs[kind](*tensors)
-
-
-def compile_by_inductor(program):
-    """Return a traced step as a function that torch.compile compiles at its first call."""
-    for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
-        if str(node.target).startswith("profiler."):
-            program.graph.erase_node(node)
-    program.recompile()
-    return torch.compile(program)
-
-
-@contextlib.contextmanager
-def adam_in_plain_operations(state):
-    """Have the optimisers update by operations that torch.compile can join with others."""
-    optimizers = state.generator_optimizer, state.discriminator_optimizer
-    for optimizer in optimizers:
-        optimizer.step = lambda self=optimizer: plain_adam(self)
-    try:
-        yield
-    finally:
-        for optimizer in optimizers:
-            del optimizer.step
-
-
-@torch.no_grad()
-def plain_adam(optimizer):
-    """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), for all parameters at once."""
-    (group,) = optimizer.param_groups
-    parameters = [p for p in group["params"] if p.grad is not None]
-    gradients = [p.grad for p in parameters]
-    names = ("step", "exp_avg", "exp_avg_sq")
-    steps, means, squares = ([optimizer.state[p][name] for p in parameters] for name in names)
-    beta1, beta2 = group["betas"]
-    torch._foreach_add_(steps, 1)
-    torch._foreach_lerp_(means, gradients, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-    count = steps[0]  # the same of all
-    rate = group["lr"] / (1 - beta1**count)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_div_(roots, (1 - beta2**count).sqrt())
-    torch._foreach_add_(roots, group["eps"])
-    updates = torch._foreach_div(means, roots)
-    torch._foreach_mul_(updates, rate)
-    torch._foreach_sub_(parameters, updates)
-
-
-def several_steps(config, data, device, count, step=None):
-    """Train by a CUDA graph of `count` steps; yield the state after each replay.
-
-    The graph reads the images' order and the schedule on the device and writes its statistics in
-    place, to state.stats. `count` must be a multiple of the period in which the recipe's steps are
-    alike, and no batch of an epoch may be short. step: in place of the recipe's.
-    """
-    if len(data) < count * config.batch_size:
-        raise ValueError(f"{len(data)} images are no {count} batches of {config.batch_size}")
-    sample, recipe_step, set_schedule = recipe_of(config)
-    engine, state = Eager(sample, step or recipe_step), cg.TrainingState.create(config, 0, device)
-    initialize_adam(state)
-
-    def numbers_at(state, number):
-        state.step = number
-        if set_schedule is not None:
-            set_schedule(state, TOTAL_STEPS)
-        return scheduled_numbers(state)
-
-    def run(state, **options):
-        for k in range(count):
-            numbers = dict(zip(numbers_at(state, k), schedule[k], strict=True))
-            with reading_schedule(state, numbers, **options) as view:
-                state.stats[k] = engine(view, data, order[k])
-
-    schedule = torch.zeros(count, len(numbers_at(state, 0)), device=device)
-    order = torch.zeros(count, config.batch_size, dtype=torch.int64, device=device)
-    state.stats = torch.zeros(count, len(STATS), device=device)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run(copy.deepcopy(state))
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(state.rng)
-    with torch.cuda.graph(graph, stream=stream):
-        run(state, capturable=True)
-
-    first = 0
-    for epoch in itertools.count():
-        batches = state.shuffled(len(data), epoch).split(config.batch_size)
-        for group in groups(batches, count):
-            numbers = [list(numbers_at(state, first + k).values()) for k in range(count)]
-            numbers = torch.tensor(numbers, pin_memory=device.type == "cuda")
-            schedule.copy_(numbers, non_blocking=True)  # waiting would stop the queue
-            order.copy_(torch.stack(group))
-            graph.replay()
-            first += count
-            state.step = first
-            yield state
-
-
-def groups(batches, count):
-    """Split an epoch's batches into groups of `count`; the rest of an epoch is left out."""
-    return [batches[i : i + count] for i in range(0, len(batches) - count + 1, count)]
-
-
-def measure_ideas(data, device, steps=2000):
-    """Return the milliseconds a step of each idea; it need not work everywhere."""
-    original, tuned = (config for config, _ in speed.RECIPES.values())
-    _, step, _ = recipe_of(original)
-    ideas = {
-        "original, 25 steps a replay": (original, 25, None),
-        "original, compiled": (original, 1, CompiledStep(step)),
-        "original, compiled, 25 steps a replay": (original, 25, CompiledStep(step)),
-        f"tuned, {R1_INTERVAL} steps a replay": (tuned, R1_INTERVAL, None),
+def measure_captures(data, device):
+    """Return the times of each recipe's CUDA graph: compiled or not, one or several steps each."""
+    counts = (1, CUDAGraph.steps_a_replay)
+    ways = itertools.product(speed.RECIPES, (CUDAGraph, CompiledGraph), counts)
+    return {
+        f"{recipe}, {engine_class.kind}, steps a replay: {count}": attempt(
+            measure_capture, speed.RECIPES[recipe][0], data, device, engine_class, count
+        )
+        for recipe, engine_class, count in ways
     }
 
-    def measure(config, count, changed_step):
-        loop, replays = several_steps(config, data, device, count, changed_step), steps // count
-        first = speed.timed(lambda: next(loop))
-        seconds = speed.timed(lambda: list(itertools.islice(loop, replays))) / replays / count
-        return {"first_s": round(first, 1), "ms": round(seconds * 1e3, 4)}
 
-    return {name: attempt(measure, *idea) for name, idea in ideas.items()}
+def measure_capture(config, data, device, engine_class, count):
+    """Return the seconds of two replays with all captures, then milliseconds a step of an epoch."""
+    sample, step, set_schedule = recipe_of(config)
+    if set_schedule is not None:
+        set_schedule = functools.partial(set_schedule, total_steps=TOTAL_STEPS)
+    engine = engine_class(sample, step, set_schedule=set_schedule)
+    engine.steps_a_replay = count
+    state = cg.TrainingState.create(config, 0, device)
+    batches = state.shuffled(len(data)).split(config.batch_size)
+    state.stats = torch.zeros(len(batches), len(STATS), device=device)
+    replays = engine.grouped(state, batches[: len(data) // config.batch_size // count * count])
+
+    def train(replays):
+        cg.train_epoch(state, data, replays, engine)
+
+    start = speed.timed(lambda: train(itertools.islice(replays, 2)))
+    first = state.step
+    seconds = speed.timed(lambda: train(replays))
+    return {
+        "start_s": round(start, 2),
+        "ms": round(seconds / (state.step - first) * 1e3, 4),
+    }
 
 
 # -- all of it
@@ -453,7 +347,7 @@ def main(output: Path = RESULTS):
     data = moved(data, device)
     results = {"card": card(device), "data": kind, "machine": machine(device), "bounds": BOUNDS}
     results["differences"] = check(data, device)
-    for name, function in (("seconds", measure_runs), ("ideas", measure_ideas)):
+    for name, function in (("seconds", measure_runs), ("captures", measure_captures)):
         results[name] = attempt(function, data, device)
         print(name, results[name], flush=True)
     results["speed"] = attempt(speed.measure, device)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 import tyro
-from check_gpu import adam_in_plain_operations, compile_by_inductor
 from quality import write_results
 from speed import RECIPES, describe_machine, measure_steps, package_steps, timed
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -31,6 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import cgan_utils as cg
 from cgan_utils.engines.compiled import Compiled
 from cgan_utils.engines.eager import Eager
+from cgan_utils.engines.inductor import adam_in_plain_operations, compile_by_inductor
 from cgan_utils.engines.traced import Traced, reading_schedule, scheduled_numbers, tensors_of
 from cgan_utils.training import steps_per_epoch
 

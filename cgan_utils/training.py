@@ -164,9 +164,10 @@ def train(
     data: `LabelledImages`, kept whole on the device as uint8 and normalised batch by batch.
     device: "auto" (CUDA if there is one, else CPU) or a torch device.
     engine: what runs the step; the results agree to the last digits of a float. "eager": PyTorch,
-        one operation after the other; "compiled": one C program, on the CPU; "graph": a CUDA
-        graph; "auto": the fastest for this device and length of run, and "eager" for a step of
-        your own. The one that ran is printed, and kept as state.engine.
+        one operation after the other; "graph": a CUDA graph; "compiled": one C program on a CPU, on
+        a GPU a CUDA graph of what torch.compile makes; "auto": "eager" for a short run or a step
+        of your own, else "compiled" on a CPU and "graph" on a GPU. The one that ran is printed,
+        and kept as state.engine.
     step: a function of your own in place of the recipe's, called like `training_step`.
     max_steps: stop once this many updates of each network were made in all.
     callback: called with the state after each epoch. It is one state, which training goes on to
@@ -211,9 +212,13 @@ def train(
         )
 
     recipe_sample, recipe_step, set_schedule = recipe_of(config)
+    if set_schedule is not None:
+        set_schedule = functools.partial(set_schedule, total_steps=total_steps)
     if step is not None and engine == "auto":
         engine = "eager"  # it may do something else each time; the others record it once
-    run_step = make_engine(engine, device, last_step, recipe_sample, step or recipe_step)
+    run_step = make_engine(
+        engine, device, last_step, recipe_sample, step or recipe_step, set_schedule
+    )
 
     with (
         claimed_folder(checkpoint_folder, resume_from),
@@ -228,10 +233,10 @@ def train(
             if interrupts:
                 raise _Interrupted
             if set_schedule is not None:
-                set_schedule(state, total_steps)
+                set_schedule(state)
             stats = run_step(state, data, batch)
             state.engine = run_step.name
-            bar.update()
+            bar.update(state.step + 1 - bar.n)  # an engine may have made several
             return stats
 
         while state.step < last_step:
@@ -239,7 +244,7 @@ def train(
             if done == 0:
                 state.stats = torch.zeros(epoch_steps, len(STATS), device=device)
             until = min(last_step - epoch * epoch_steps, epoch_steps)
-            batches = _batches(state, data, epoch)[done:until]
+            batches = run_step.grouped(state, _batches(state, data, epoch)[done:until])
             with _train_mode(state):
                 train_epoch(state, data, batches, run_next_step)
             _check_finite(state, done, until, checkpoint_folder)

@@ -36,7 +36,6 @@ from cgan_utils.engines.eager import Eager
 from cgan_utils.evaluation import METRICS
 from cgan_utils.models import create_networks
 from cgan_utils.sampling import generator_of
-from cgan_utils.training import recipe_of
 
 pytestmark = pytest.mark.slow  # runs the benchmarks in short
 
@@ -583,7 +582,9 @@ def gpu(cuda, monkeypatch):
     monkeypatch.setattr(
         training,
         "make_engine",
-        lambda name, device, steps, sample, step: check_gpu.CUDAGraph(sample, step),
+        lambda name, device, steps, sample, step, set_schedule: check_gpu.CUDAGraph(
+            sample, step, set_schedule=set_schedule
+        ),
     )
     return cuda
 
@@ -603,9 +604,12 @@ def tiny_recipe(name, tiny_config):
 
 
 @pytest.mark.parametrize("name", cg.CGANConfig.recipes)
-def test_a_gpu_that_computes_the_same_passes(name, tiny_config, tiny_data, gpu):
+def test_a_gpu_that_computes_the_same_passes(name, tiny_config, tiny_data, gpu, monkeypatch):
     config, data = tiny_recipe(name, tiny_config), repeated(tiny_data, 160)
+    monkeypatch.setattr(torch, "compile", lambda program: program)  # which takes a minute
     found = check_gpu.step_differences(config, data, CPU)
+    compiled = check_gpu.step_differences(config, data, CPU, ("compiled",))
+    assert 0 < compiled["compiled_step"] < 2e-2
     found["resumed"] = check_gpu.resumed_difference(config, tiny_data, CPU, steps=12)
     found["failed_capture"] = check_gpu.failed_capture_difference(config, tiny_data, CPU)
     found["sample"] = check_gpu.sampling_difference(config, CPU)
@@ -639,6 +643,7 @@ def test_all_checks_run_where_some_raise(tiny_config, tiny_data, gpu, monkeypatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(cg, "sample", lambda *_: {}["no sample"])
     monkeypatch.setattr(check_gpu, "metrics_difference", lambda *_: 0.0)
+    monkeypatch.setattr(torch, "compile", lambda program: program)
     found = check_gpu.check(repeated(tiny_data, 160), CPU)
     assert check_gpu.failures(found) == [
         f"{recipe}: sample KeyError: 'no sample', at most 0.0001" for recipe in speed.RECIPES
@@ -661,38 +666,9 @@ def repeated(data, count):
     return data[torch.arange(count) % len(data)]
 
 
-@pytest.mark.parametrize("name", cg.CGANConfig.recipes)
-@pytest.mark.parametrize("compiled", [False, True])
-def test_several_steps_a_replay_equal_eager_ones(
-    compiled, name, tiny_config, tiny_data, gpu, monkeypatch
+def test_each_way_to_capture_is_timed_or_says_what_went_wrong(
+    tiny_config, tiny_data, gpu, monkeypatch
 ):
-    config, data, count = tiny_recipe(name, tiny_config), repeated(tiny_data, 150), 8
-    sample, step, set_schedule = recipe_of(config)
-    monkeypatch.setattr(torch, "compile", lambda program: program)  # which takes a minute
-    loop = check_gpu.several_steps(
-        config, data, CPU, count, check_gpu.CompiledStep(step) if compiled else None
-    )
-    state, engine = cg.TrainingState.create(config), Eager(sample, step)
-    for epoch in (0, 1):
-        measured, expected = next(loop), []
-        for batch in state.shuffled(len(data), epoch).split(16)[:count]:
-            if set_schedule is not None:
-                set_schedule(state, check_gpu.TOTAL_STEPS)
-            expected.append(engine(state, data, batch))
-            state.step += 1
-        assert measured.step == state.step == count * (epoch + 1) and gpu.replays == epoch + 1
-        torch.testing.assert_close(measured.stats, torch.stack(expected))
-        pairs = zip(check_gpu.tensors_of(measured), check_gpu.tensors_of(state), strict=True)
-        for ours, theirs in pairs:
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-
-
-def test_several_steps_need_as_many_batches(tiny_config, tiny_data, gpu):
-    with pytest.raises(ValueError, match="54 images are no 4 batches of 16"):
-        next(check_gpu.several_steps(tiny_config, tiny_data, CPU, 4))
-
-
-def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, monkeypatch):
     for name, (_, period) in speed.RECIPES.items():
         monkeypatch.setitem(speed.RECIPES, name, (tiny_recipe(name, tiny_config), period))
 
@@ -700,12 +676,14 @@ def test_ideas_are_timed_or_say_what_went_wrong(tiny_config, tiny_data, gpu, mon
         raise RuntimeError("no Triton here\nand more")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    found = check_gpu.measure_ideas(repeated(tiny_data, 400), CPU, steps=50)
+    found = check_gpu.measure_captures(repeated(tiny_data, 50 * 16 + 1), CPU)
+    assert len(found) == 8
     for name, result in found.items():
         if "compiled" in name:
-            assert result == "RuntimeError: no Triton here"
+            assert result == "RuntimeError: engine: 'compiled' does not work here: no Triton here"
         else:
             assert result["ms"] > 0
+    assert gpu.replays == 2 * (50 + 3)
 
 
 def test_without_fashion_mnist_random_images_are_read_like_it(tmp_path, monkeypatch):

@@ -19,8 +19,10 @@ from cgan_utils._runtime import make_rng
 from cgan_utils.checkpoints import latest_checkpoint
 from cgan_utils.engines import codegen, compiled
 from cgan_utils.engines.compiled import Compiled
+from cgan_utils.engines.cuda_graph import CUDAGraph
 from cgan_utils.engines.threads import Threads
 from cgan_utils.engines.traced import rate_from
+from cgan_utils.tuned import R1_INTERVAL
 
 pytestmark = pytest.mark.slow  # most of them compile programs
 
@@ -143,9 +145,11 @@ def test_compiled_equals_the_plain_loop(recipe, tiny_data):
 
 
 @needs_cuda
-def test_graph_equals_the_plain_loop(recipe, tiny_data):
+@pytest.mark.parametrize("engine", ["graph", "compiled"])
+def test_graph_equals_the_plain_loop(engine, recipe, tiny_data, monkeypatch):
+    monkeypatch.setattr(CUDAGraph, "steps_a_replay", 2)
     expected = plain_loop(recipe, tiny_data, 50, "cuda")
-    assert_close(train(recipe, tiny_data, "graph", "cuda", max_steps=50), expected)
+    assert_close(train(recipe, tiny_data, engine, "cuda", max_steps=50), expected)
 
 
 def test_one_program_for_each_kind_of_step(recipe, tiny_data, monkeypatch):
@@ -170,7 +174,10 @@ def test_resuming_a_compiled_run_gives_the_same_bits(recipe, stop, tiny_data, tm
 
 @needs_cuda
 @pytest.mark.parametrize("stop", [1, 4, 9])
-def test_resuming_a_graph_run_gives_the_same_numbers(recipe, stop, tiny_data, tmp_path):
+def test_resuming_a_graph_run_gives_the_same_numbers(
+    recipe, stop, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(CUDAGraph, "steps_a_replay", 2)
     whole, resumed = whole_and_resumed(recipe, tiny_data, "graph", "cuda", stop, tmp_path)
     assert whole.engine == resumed.engine == "graph"
     assert_close(resumed, whole)
@@ -254,13 +261,18 @@ def test_auto_picks_by_device_and_length():
     assert chosen("auto", "mps", 10**6) == "Eager"
     assert chosen("eager", "cpu", 10**6) == "Eager"
     assert chosen("compiled", "cpu", 1) == "Compiled"
+    assert chosen("compiled", "cuda", 1) == "CompiledGraph"
 
 
 def test_engines_that_the_device_has_not_are_refused(tiny_config, tiny_data):
     with pytest.raises(ValueError, match=r"engine: 'graph' .* cpu"):
         train(tiny_config, tiny_data, "graph")
-    with pytest.raises(ValueError, match=r"engine: 'compiled' .* cuda"):
-        chosen("compiled", "cuda", 1)
+    with pytest.raises(ValueError, match=r"engine: 'compiled' .* mps"):
+        chosen("compiled", "mps", 1)
+
+
+def test_a_replay_has_whole_periods_of_the_schedule():
+    assert CUDAGraph.steps_a_replay % R1_INTERVAL == 0
 
 
 def test_without_a_c_compiler_auto_says_so_once_and_goes_on(tiny_config, tiny_data, monkeypatch):

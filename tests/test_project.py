@@ -185,6 +185,7 @@ ORDER = (
     "engines.traced",
     "engines.compiled",
     "engines.cuda_graph",
+    "engines.inductor",
     "engines.distributed",
     "engines",
     "sampling",

@@ -13,6 +13,7 @@ from .compiled import Compiled
 from .cuda_graph import CUDAGraph
 from .distributed import Distributed, is_distributed, process_count
 from .eager import Eager
+from .inductor import CompiledGraph
 
 __all__ = ["ENGINES", "make_engine", "process_count"]
 
@@ -25,10 +26,11 @@ COMPILING_PAYS = 1000
 CAPTURING_PAYS = 200
 
 
-def make_engine(name, device, steps, sample, step):
+def make_engine(name, device, steps, sample, step, set_schedule=None):
     """Return the engine of this name; "auto" chooses by device and by the steps of the whole run.
 
     The whole run counts, not what is left of it, so that a resumed one uses the same engine.
+    set_schedule: called with the state before each step by those that make several in one call.
     """
     forgiving = name == "auto"
     if is_distributed():
@@ -43,14 +45,16 @@ def make_engine(name, device, steps, sample, step):
         )
     if name == "graph" and device.type != "cuda":
         raise ValueError(f"engine: 'graph' needs a CUDA device; this run is on {device}")
-    if name == "compiled" and device.type != "cpu":
-        raise ValueError(f"engine: 'compiled' is for the CPU; this run is on {device}")
+    if name == "compiled" and device.type not in ("cpu", "cuda"):
+        raise ValueError(f"engine: 'compiled' needs a CPU or CUDA device; this run is on {device}")
     if name == "auto" and device.type == "cuda" and steps >= CAPTURING_PAYS:
         name = "graph"
     if name == "auto" and device.type == "cpu" and steps >= COMPILING_PAYS:
         name = "compiled"
+    if name == "compiled" and device.type == "cuda":
+        return CompiledGraph(sample, step, forgiving, set_schedule)
     if name == "compiled":
         return Compiled(sample, step, forgiving)
     if name == "graph":
-        return CUDAGraph(sample, step, forgiving)
+        return CUDAGraph(sample, step, forgiving, set_schedule)
     return Eager(sample, step)

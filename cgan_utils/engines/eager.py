@@ -11,3 +11,7 @@ class Eager:
 
     def __call__(self, state, data, batch):
         return self.step(state, *self.sample(state, data, batch))
+
+    def grouped(self, state, batches):
+        """Return the batches of an epoch as the engine is to be called with them: one by one."""
+        return batches

@@ -26,12 +26,19 @@ class Traced(Eager):
         return "eager" if self.failed else self.kind
 
     def __call__(self, state, data, batch):
-        whole_batch = len(batch) == state.config.batch_size
-        variant = tuple(v for v in state.schedule.values() if isinstance(v, bool))
-        if whole_batch and variant not in self.programs and not self.failed:
+        program = None
+        if len(batch) == state.config.batch_size:
+            program = self.program(variant_of(state), state, data, batch)
+        if program is None:
+            return super().__call__(state, data, batch)
+        return program(state, data, batch)
+
+    def program(self, variant, state, *arguments):
+        """Return the program of this variant, recorded if it is new; None if recording fails."""
+        if variant not in self.programs and not self.failed:
             try:
                 initialize_adam(state)
-                self.programs[variant] = self.record(state, data, batch)
+                self.programs[variant] = self.record(state, *arguments)
             except Exception as error:
                 self.failed = True
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -39,10 +46,8 @@ class Traced(Eager):
                     raise RuntimeError(
                         f"engine: {self.kind!r} does not work here: {reason}"
                     ) from error
-                warnings.warn(f"training runs eagerly, which is slower: {reason}", stacklevel=2)
-        if self.failed or not whole_batch:
-            return super().__call__(state, data, batch)
-        return self.programs[variant](state, data, batch)
+                warnings.warn(f"training runs eagerly, which is slower: {reason}", stacklevel=3)
+        return None if self.failed else self.programs[variant]
 
     def record(self, state, data, batch):
         """Return a function that is called like the engine and replays this step."""
@@ -52,6 +57,11 @@ class Traced(Eager):
 def state_view(state, **changes):
     """Return a state that shares everything with this one but a few exchanged parts."""
     return dataclasses.replace(state, **changes)
+
+
+def variant_of(state):
+    """The truth values of the schedule: of each combination, a step is a program of its own."""
+    return tuple(value for value in state.schedule.values() if isinstance(value, bool))
 
 
 def scheduled_numbers(state):
