@@ -113,9 +113,13 @@ def copy_tensors(sources, targets):
 
 
 def relative_differences(tensors, others):
-    """Return each tensor's distance from the other one, relative to the other's norm."""
+    """Return each tensor's distance from the other one, relative to the other's norm.
+
+    By the L1 norm: where rounding decides a gradient's sign, Adam without momentum moves one
+    element by the whole learning rate the other way, which is a small part of this norm.
+    """
     pairs = zip(tensors, others, strict=True)
-    apart = ((a - b).norm() / b.norm() if b.any() else a.norm() for a, b in pairs)
+    apart = ((a - b).norm(1) / b.norm(1) if b.any() else a.norm(1) for a, b in pairs)
     return [distance.item() for distance in apart]
 
 
