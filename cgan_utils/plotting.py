@@ -285,22 +285,18 @@ def plot_matrix(
     return figure
 
 
-def plot_class_bars(values: Mapping[str, float], real: Mapping[str, float], label: str) -> Figure:
-    """Plot a bar per class, and a line at the value of real images. Both: {class name: value}."""
+def plot_class_dots(values: Mapping[str, float], real: Mapping[str, float], label: str) -> Figure:
+    """Plot a dot per class, and a line at the value of real images. Both: {class name: value}."""
     figure = _Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     places = range(len(values))
-    axes.bar(places, values.values(), color=COLOUR_G, label="generated")
-    axes.hlines(
-        [real[name] for name in values],
-        [place - 0.4 for place in places],
-        [place + 0.4 for place in places],
-        color="black",
-        label="real images",
-    )
+    lines = [real[name] for name in values]
+    axes.vlines(places, list(values.values()), lines, color="grey", linewidth=1)
+    axes.plot(places, lines, "k_", markersize=26, label="real images")
+    axes.plot(places, values.values(), "o", color=COLOUR_G, label="generated")
     names, style = _plain_text(values)
     axes.set_xticks(places, names, rotation=30, ha="right", **style)
-    axes.set(ylabel=label, ylim=(0, 1.05))
+    axes.set(ylabel=label)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
     return figure
 

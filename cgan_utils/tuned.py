@@ -353,9 +353,10 @@ def edge_histogram(gradients: Tensor) -> Tensor:
     """Return the mean strength of each direction's gradients in cells of 4 x 4 pixels, times three.
 
     Float (N, C, H, W) -> float (N, 2 C, H / 4, W / 4), rounded up: first the mean of the positive
-    gradients in each cell, then of the negative ones, as a positive number. This is a histogram of
-    oriented gradients with four directions (Dalal & Triggs 2005, "Histograms of oriented gradients
-    for human detection", section 6). It measures how rough a texture is, whatever its pattern.
+    gradients in each cell, then of the negative ones, as a positive number. It measures how rough a
+    texture is, whatever its pattern. The idea is that of Dalal & Triggs 2005, "Histograms of
+    oriented gradients for human detection", section 6; ours has four directions and no
+    normalisation.
     """
     rises_and_falls = torch.cat([gradients.relu(), (-gradients).relu()], dim=1)
     return 3 * F.avg_pool2d(rises_and_falls, 4, ceil_mode=True)

@@ -198,11 +198,10 @@ def test_matrix_has_rows_down_and_columns_across():
     assert axes.yaxis_inverted()  # row 0 on top
 
 
-def test_class_bars_and_the_lines_of_real_images():
-    axes = plotting.plot_class_bars({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
-    assert [bar.get_height() for bar in axes.patches] == [0.2, 0.7]
-    (lines,) = axes.collections
-    assert [segment[0][1] for segment in lines.get_segments()] == [0.8, 0.9]
+def test_class_dots_and_the_lines_of_real_images():
+    axes = plotting.plot_class_dots({"a": 0.2, "b": 0.7}, {"b": 0.9, "a": 0.8}, "GAN-test").axes[0]
+    found = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert found == {"generated": [0.2, 0.7], "real images": [0.8, 0.9]}
 
 
 def test_show_gives_the_image_and_its_alternative_text(displayed):
@@ -238,7 +237,7 @@ PLOTS = {  # every plot that shows names of classes, here of three
     "images": lambda names: cg.plot_images(IMAGES[:3], names),
     "run": lambda names: plotting.plot_training_run(names[0], torch.rand(60, 4), IMAGES, names),
     "matrix": lambda names: plotting.plot_matrix(torch.eye(3), names, "label", (0, 1)),
-    "bars": lambda names: plotting.plot_class_bars(*[dict.fromkeys(names, 0.5)] * 2, "label"),
+    "dots": lambda names: plotting.plot_class_dots(*[dict.fromkeys(names, 0.5)] * 2, "label"),
 }
 every_plot = pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 
