@@ -168,7 +168,7 @@ class PatchDecoder(nn.Module):
     The places lie 4 pixels apart. Each has a few features of its own, and one small MLP generates
     from them a patch of 8 x 8 pixels around it; where patches overlap, they are added. Texture
     learned at one place is therefore available at all. In the language of convolutional networks
-    this is a 1 x 1 convolution and a transposed one, the usual head of a convolutional generator.
+    this is a 1 x 1 convolution and a transposed one.
     h (N, hidden_dim), inputs (N, latent_dim + embedding_dim) -> (N, *image_shape), before Tanh.
     """
 
