@@ -292,6 +292,12 @@ def test_memory_is_reused_once_it_is_no_longer_needed():
     assert_same(chain, LARGE)
 
 
+def test_free_memory_is_joined_with_its_neighbours():
+    free = [range(16), range(32, 48), range(80, 96)]
+    codegen.release(free, range(16, 32))
+    assert sorted(free, key=min) == [range(48), range(80, 96)]
+
+
 def test_the_result_is_a_copy():
     x = torch.randn(3, 4)
     run = compiled(lambda x: x[1], x)

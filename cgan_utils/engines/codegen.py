@@ -197,14 +197,16 @@ class CodeGenerator:
         floats = meta.dtype.itemsize // 4
         pairs = zip(meta.shape, meta.stride(), strict=True)
         length = floats * (1 + sum((n - 1) * stride for n, stride in pairs))
-        place = min((p for p in self.free if len(p) >= length), key=len, default=None)
-        if place is None:
-            place = range(self.size, self.size + 16 * math.ceil(length / 16))  # whole registers
-            self.size = place.stop
-        else:
-            self.free.remove(place)
+        size = 16 * math.ceil(length / 16)  # whole registers
+        if all(len(place) < size for place in self.free):
+            release(self.free, range(self.size, self.size + size))
+            self.size += size
+        place = min((place for place in self.free if len(place) >= size), key=len)
+        self.free.remove(place)
+        if len(place) > size:
+            self.free.append(place[size:])
         buffer = Buffer()
-        weakref.finalize(buffer, self.free.append, place)
+        weakref.finalize(buffer, release, self.free, place[:size])
         offset = place.start // floats
         meta = WORKSPACE.view(meta.dtype).as_strided(meta.shape, meta.stride(), offset)
         return Array(typed_pointer("workspace", meta.dtype), meta, buffer)
@@ -321,6 +323,15 @@ class CodeGenerator:
         dim %= out.meta.dim()
         self.loop(index.shape, index.meta.stride(), statement, sequential_dim=dim)
         return out
+
+
+def release(free, place):
+    """Add a range to those that are free, joined with its neighbours among them."""
+    beside = [other for other in free if other.stop == place.start or other.start == place.stop]
+    for other in beside:
+        free.remove(other)
+        place = range(min(place.start, other.start), max(place.stop, other.stop))
+    free.append(place)
 
 
 def input_array(i, tensor):
