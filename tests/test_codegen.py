@@ -1,10 +1,13 @@
 """The C code of each operation computes what PyTorch computes."""
 
 import itertools
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -292,10 +295,33 @@ def test_memory_is_reused_once_it_is_no_longer_needed():
     assert_same(chain, LARGE)
 
 
-def test_free_memory_is_joined_with_its_neighbours():
-    free = [range(16), range(32, 48), range(80, 96)]
-    codegen.release(free, range(16, 32))
-    assert sorted(free, key=min) == [range(48), range(80, 96)]
+@settings(deadline=None)
+@given(st.lists(st.integers(-9, 99)))
+def test_memory_is_either_in_one_array_or_in_one_free_block(requests):
+    """A request allocates an array of that length or, below zero, releases one."""
+    code, live, size = codegen.CodeGenerator(torch.fx.Graph()), [], 0
+
+    def allocate(length):
+        dtype = (torch.float32, torch.int64)[length % 2]
+        array = code.alloc(torch.empty(length, dtype=dtype, device="meta"))
+        start = array.meta.storage_offset() * dtype.itemsize // 4
+        registers = max(1, math.ceil(length * dtype.itemsize / 64))
+        last = array.slice(slice(length // 2, None))  # a view keeps all memory of its array
+        return last, range(start, start + 16 * registers)
+
+    for request in requests:
+        if request >= 0:
+            live.append(allocate(request))
+        elif live:
+            live.pop(request % len(live))
+        used = [block for _, block in live]
+        size = max(size, *(block.stop for block in used), 0)
+        bounds = sorted((block.start, block.stop) for block in [*used, *code.free])
+        starts, stops = zip(*bounds, strict=True)
+        assert (*starts, codegen.WORKSPACE.numel()) == (0, *stops)  # no overlap, nothing lost
+        assert not {block.start for block in code.free} & {block.stop for block in code.free}
+        assert all(start % 16 == 0 for start in starts)  # whole registers
+        assert code.size == size
 
 
 def test_the_result_is_a_copy():

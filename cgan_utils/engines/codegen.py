@@ -142,7 +142,7 @@ class CodeGenerator:
 
     def __init__(self, graph: torch.fx.Graph):
         self.size = 0  # of the workspace, in floats
-        self.free = []  # ranges of it that are no longer in use
+        self.free = [range(WORKSPACE.numel())]  # blocks of it that are not in use
         self.kernels = []  # (whether its loop is parallel, C text)
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
         values = {node: input_array(i, node.meta["val"]) for i, node in enumerate(self.inputs)}
@@ -197,17 +197,12 @@ class CodeGenerator:
         floats = meta.dtype.itemsize // 4
         pairs = zip(meta.shape, meta.stride(), strict=True)
         length = floats * (1 + sum((n - 1) * stride for n, stride in pairs))
-        size = 16 * math.ceil(length / 16)  # whole registers
-        if all(len(place) < size for place in self.free):
-            release(self.free, range(self.size, self.size + size))
-            self.size += size
-        place = min((place for place in self.free if len(place) >= size), key=len)
-        self.free.remove(place)
-        if len(place) > size:
-            self.free.append(place[size:])
+        size = 16 * math.ceil(max(length, 1) / 16)  # whole registers
         buffer = Buffer()
-        weakref.finalize(buffer, release, self.free, place[:size])
-        offset = place.start // floats
+        block = allocate_block(self.free, size)
+        weakref.finalize(buffer, release_block, self.free, block)
+        self.size = max(self.size, block.stop)
+        offset = block.start // floats
         meta = WORKSPACE.view(meta.dtype).as_strided(meta.shape, meta.stride(), offset)
         return Array(typed_pointer("workspace", meta.dtype), meta, buffer)
 
@@ -325,13 +320,22 @@ class CodeGenerator:
         return out
 
 
-def release(free, place):
-    """Add a range to those that are free, joined with its neighbours among them."""
-    beside = [other for other in free if other.stop == place.start or other.start == place.stop]
-    for other in beside:
-        free.remove(other)
-        place = range(min(place.start, other.start), max(place.stop, other.stop))
-    free.append(place)
+def allocate_block(free, size):
+    """Take a block of this size from the smallest free one that is large enough, and return it."""
+    chosen = min((block for block in free if len(block) >= size), key=len)
+    free.remove(chosen)
+    if len(chosen) > size:
+        free.append(chosen[size:])
+    return chosen[:size]
+
+
+def release_block(free, block):
+    """Add a block to the free ones, joined with those that it touches."""
+    for other in list(free):
+        if other.stop == block.start or block.stop == other.start:
+            free.remove(other)
+            block = range(min(other.start, block.start), max(other.stop, block.stop))
+    free.append(block)
 
 
 def input_array(i, tensor):
