@@ -11,8 +11,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ._checks import check_count, check_tensor, check_type
 from .classifier import (
@@ -201,6 +199,9 @@ def gan_test(classifier: Classifier, images: Tensor, labels: Tensor) -> dict:
     It falls when images look like another class or like none; one good image per class, repeated,
     is enough to make it 1. Shmelkov et al. 2018 (arXiv 1807.09499), section 3.
     """
+    # torchmetrics takes a second to import, so only those wait for it who measure.
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     _, predicted = extract_features(classifier, images)
     counts = multiclass_confusion_matrix(predicted, labels, len(classifier.classes))
     shares = _per_class("gan_test", predicted == labels, labels, classifier.classes)
@@ -268,6 +269,8 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     Raises TypeError or ValueError, naming the argument, for fewer than two rows, features of
     different lengths, NaN or infinity.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     _check_features("real", real, "F", minimum=2)
     _check_features("generated", generated, real.shape[1], minimum=2)
     identity = nn.Identity()  # in place of the metric's own network: these are features already
