@@ -9,6 +9,7 @@ from pathlib import Path
 import cuda_emulation
 import pytest
 import torch
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 import cgan_utils as cg
@@ -38,17 +39,22 @@ def cuda(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def book(tmp_path_factory):
-    """The folder of the built site."""
-    site = tmp_path_factory.mktemp("book") / "site"
-    run = subprocess.run(
-        ["make", "book", f"SITE={site}"],
-        cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | {"VIRTUAL_ENV": sys.prefix},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+def book(tmp_path_factory, worker_id):
+    """The folder of the built site, which the first worker of xdist's to need it builds for all."""
+    folder = tmp_path_factory.getbasetemp()  # of this worker, in a folder of them all
+    site = (folder if worker_id == "master" else folder.parent) / "site"
+    built = site.with_name("built")
+    with FileLock(f"{site}.lock"):
+        if not built.exists():
+            run = subprocess.run(
+                ["make", "book", f"SITE={site}"],
+                cwd=Path(__file__).resolve().parents[1],
+                env=os.environ | {"VIRTUAL_ENV": sys.prefix},
+                capture_output=True,
+                text=True,
+            )
+            assert run.returncode == 0, run.stdout + run.stderr
+            built.touch()
     return site
 
 
