@@ -6,8 +6,6 @@ The tests look at correctness only: one that looks at the clock fails on a busy 
 import functools
 import json
 import math
-import subprocess
-import sys
 
 import busy_neighbour
 import check_gpu
@@ -30,7 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import cgan_utils as cg
-from cgan_utils import training
+from cgan_utils import evaluation, training
 from cgan_utils.engines.cuda_graph import CUDAGraph
 from cgan_utils.engines.eager import Eager
 from cgan_utils.evaluation import METRICS
@@ -129,8 +127,7 @@ def test_the_short_form_runs_and_writes_its_table(tmp_path, capsys):
 @pytest.mark.process
 def test_the_short_form_of_scaling_runs_on_two_processes(tmp_path):
     path = tmp_path / "scaling.json"
-    command = [sys.executable, scaling.__file__, "--short", "--output", path]
-    subprocess.run(command, check=True, capture_output=True)
+    scaling.main(path, short=True)
     results = json.loads(path.read_text())
     for milliseconds in results["together_ms"].values():
         assert milliseconds.keys() == {"1", "2"} and min(milliseconds.values()) > 0
@@ -151,8 +148,13 @@ def test_gradient_bytes_are_those_of_the_networks(recipe):
 
 
 @pytest.mark.slow
-def test_the_short_form_of_gan_train_by_size_runs_and_writes_its_table(tmp_path, capsys):
+def test_the_short_form_of_gan_train_by_size_runs_and_writes_its_table(
+    tmp_path, monkeypatch, capsys
+):
     path = tmp_path / "new" / "sizes.json"
+    quick = functools.partial(cg.train_classifier, epochs=1)
+    monkeypatch.setattr(evaluation, "train_classifier", quick)
+    monkeypatch.setattr(evaluation, "distribution_metrics", lambda *_: {})  # which it leaves out
     gan_train_by_size.main(path, short=True)
     ((size, accuracy),) = json.loads(path.read_text())["gan_train"].items()
     assert size == "10000" and 0.5 < accuracy["generated"] < accuracy["real"]
