@@ -6,8 +6,8 @@
 starts itself with torchrun on one and on two processes of one thread each. They train both recipes
 with a fixed batch size per process, with and without exchanging gradients, and time the all-reduce
 (the sum over processes) of tensors of several sizes. One and two processes take turns. The one
-process also trains with two threads, on as many images a step as two processes do together. Writes
-results/scaling.json.
+process also trains on as many images a step as two processes do together, with two threads and with
+one. Writes results/scaling.json.
 """
 
 import json
@@ -33,6 +33,11 @@ from cgan_utils.models import create_networks
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 RECIPES = {"original": cg.CGANConfig.original(), "tuned": cg.CGANConfig.tuned()}
+DOUBLED = {  # engine and threads of one process on two batches at once
+    "one_thread_eager_ms": (Eager, 1),
+    "two_threads_eager_ms": (Eager, 2),
+    "two_threads_compiled_ms": (Compiled, 2),
+}
 BYTES = (4, 2**14, 2**18, 2**20, 2**22, 2**24)
 
 
@@ -45,9 +50,9 @@ def step_seconds(config, data, steps, engine_class, batches=1):
     return median_seconds(lambda: next(loop), steps)
 
 
-def two_threads_seconds(config, data, steps, engine_class):
-    """Return the same for one process with two threads, on two batches at once."""
-    torch.set_num_threads(2)
+def doubled_seconds(config, data, steps, engine_class, threads):
+    """Return the same for one process with some threads, on two batches at once."""
+    torch.set_num_threads(threads)
     try:
         config = config.replace(batch_size=2 * config.batch_size)
         return step_seconds(config, data, steps, engine_class)
@@ -90,9 +95,9 @@ def worker(short):
         )
     }
     if process_count() == 1:
-        for kind, engine_class in (("eager", Eager), ("compiled", Compiled)):
-            measured[f"two_threads_{kind}_ms"] = {
-                name: two_threads_seconds(config, data, steps, engine_class) * 1e3
+        for kind, (engine_class, threads) in DOUBLED.items():
+            measured[kind] = {
+                name: doubled_seconds(config, data, steps, engine_class, threads) * 1e3
                 for name, config in recipes(short).items()
             }
     measured["sum_ms"] = {size: all_reduce_seconds(size, repeats) * 1e3 for size in BYTES}
@@ -135,10 +140,7 @@ def main(output: Path = RESULTS, short: bool = False):
             kind: {name: {n: best(n, kind, name) for n in (1, 2)} for name in recipes(short)}
             for kind in ("apart_ms", "together_ms")
         },
-        **{
-            kind: {name: best(1, kind, name) for name in recipes(short)}
-            for kind in ("two_threads_eager_ms", "two_threads_compiled_ms")
-        },
+        **{kind: {name: best(1, kind, name) for name in recipes(short)} for kind in DOUBLED},
         "sum_ms": {size: best(2, "sum_ms", str(size)) for size in BYTES},
         "gradient_bytes": {name: gradient_bytes(config) for name, config in RECIPES.items()},
         "batch_size": {name: config.batch_size for name, config in RECIPES.items()},

@@ -4,11 +4,12 @@
     python benchmarks/speed.py --short    a few steps of everything
 
 trains the original recipe at batch size 32 with the post's loop and with each engine, and the tuned
-one with each engine. They take turns, so that other load on the machine slows all of them alike.
-The machine's limit is the time of a step's matrix products alone, of those whose result the step
-uses. Then it times sampling. Writes results/speed.json, or the file that --output names
-(results/speed_cuda.json is from a GPU): machine, versions, minimum and median over the repeats,
-and ratios. A ratio compares minima, the times without interruptions.
+one with each engine; eagerly also on one thread. The machine's limit is the time of a step's matrix
+products alone, of those whose result the step uses, by each library. Training steps and products
+take turns, in blocks of as many steps, so that other load on the machine slows all of them alike.
+Then it times sampling. Writes results/speed.json, or the file that --output names
+(results/speed_cuda.json is from a GPU): machine, versions, minimum and median over the blocks, and
+ratios. A ratio compares minima, the times without interruptions.
 """
 
 import functools
@@ -20,7 +21,6 @@ import re
 import resource
 import statistics
 import time
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +38,7 @@ import cgan_utils as cg
 from cgan_utils.config import STATS
 from cgan_utils.engines import make_engine
 from cgan_utils.engines.codegen import compile_program
+from cgan_utils.engines.threads import one_thread
 from cgan_utils.engines.traced import initialize_adam, tensors_of
 from cgan_utils.training import recipe_of, steps_per_epoch
 from cgan_utils.tuned import R1_INTERVAL
@@ -105,17 +106,46 @@ def libraries(device):
     return found
 
 
-def product_seconds(products, repeats, device):
-    """Return the time of these matrix products alone, one after another, by each library."""
+def product_loops(kinds, period, device):
+    """Return loops that compute the matrix products of a step and yield after it, by each library.
+
+    kinds: (rows, inner, columns) of each product of a period's first step, and of the others.
+    By the first library also on one thread, and by the compiled engine's own C. On a GPU there is
+    one library only.
+    """
+    factors = [factors_of(products, device) for products in kinds]
+
+    def loop(prepare):
+        first, *others = map(prepare, factors)
+        return repeated([first, *others * (period - 1)])
+
     if device.type == "cuda":
         (name,) = libraries(device)
-        return {name: captured_seconds(products, repeats, device)}
-    pairs = factors_of(products, device)
-    seconds = {}
-    for name, multiply in libraries(device).items():
-        run = functools.partial(multiply_all, pairs, multiply)
-        seconds[name] = min(timed(run) for _ in range(repeats))
-    return seconds
+        return {name: loop(captured)}
+    by_library = {
+        name: functools.partial(functools.partial, multiply_all, multiply)
+        for name, multiply in libraries(device).items()
+    }
+    first, prepare = next(iter(by_library.items()))
+    return {
+        **{name: loop(prepare) for name, prepare in by_library.items()},
+        "compiled C": loop(in_compiled_c),
+        f"{first}, one thread": on_one_thread(loop(prepare)),
+    }
+
+
+def repeated(steps):
+    """Call these functions in turn, again and again; yield after each."""
+    for step in itertools.cycle(steps):
+        step()
+        yield
+
+
+def on_one_thread(loop):
+    while True:
+        with one_thread():
+            next(loop)
+        yield
 
 
 def factors_of(products, device):
@@ -126,69 +156,37 @@ def factors_of(products, device):
     ]
 
 
-def multiply_all(pairs, multiply):
+def multiply_all(multiply, pairs):
     for a, b in pairs:
         multiply(a, b)
 
 
-def captured_seconds(products, repeats, device, rounds=20):
-    """Return the time of all products once, captured many times in one graph: a GPU's limit.
+def captured(pairs):
+    """Return a function that computes all products as one CUDA graph.
 
     Started one by one they would take longer to start than to compute.
     """
-    pairs = factors_of(products, device)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # the library sets itself up
-        multiply_all(pairs, torch.matmul)
+        multiply_all(torch.matmul, pairs)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        for _ in range(rounds):
-            multiply_all(pairs, torch.matmul)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    milliseconds = []
-    for _ in range(repeats):
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        milliseconds.append(start.elapsed_time(end))
-    return min(milliseconds) / 1e3 / rounds
+        multiply_all(torch.matmul, pairs)
+    graph.factors = pairs  # their memory, which every replay reads
+    return graph.replay
 
 
-def compiled_product_seconds(products, repeats):
-    """Return the time of the products in the compiled engine's own C: all in one program."""
-    factors = list(itertools.chain(*factors_of(products, "cpu")))
+def in_compiled_c(pairs):
+    """Return a function that computes all products in the compiled engine's own C: one program."""
+    factors = list(itertools.chain(*pairs))
     run = compile_program(make_fx(first_elements_of_products)(*factors))
-    return min(timed(lambda: run(*factors)) for _ in range(repeats))
+    return lambda: run(*factors)
 
 
 def first_elements_of_products(*factors):
     """Return one element of each product, so that the program has a result."""
     return torch.stack([(a @ b)[0, 0] for a, b in zip(factors[::2], factors[1::2], strict=True)])
-
-
-def measure_limits(recipe, repeats, device):
-    """Return what the matrix products of a step cost, in GFLOP, and alone take, in ms.
-
-    A mean over the steps of a period, in which the last are alike. All of a step's products run one
-    after another, by each library and by "compiled C": what disturbs one of them disturbs all.
-    """
-    config, period = RECIPES[recipe]
-    gflop, limits = 0, Counter()
-    for number, share in ((0, 1 / period), (1, 1 - 1 / period))[: min(period, 2)]:
-        products = products_of_a_step(config, number)
-        gflop += share * sum(2 * math.prod(shape) for shape in products) / 1e9
-        seconds = product_seconds(products, repeats, device)
-        if device.type == "cpu":
-            seconds["compiled C"] = compiled_product_seconds(products, repeats)
-        for name, each in seconds.items():
-            limits[name] += share * each * 1e3
-    return {
-        "gflop_per_step": round(gflop, 4),
-        "ms": {name: round(each, 4) for name, each in limits.items()},
-        "gflop_per_s": {name: round(gflop / each * 1e3, 1) for name, each in limits.items()},
-    }
 
 
 def timed(function):
@@ -238,12 +236,21 @@ def post_steps(device, one_tensor=False, fused=False, wait=True):
             yield
 
 
-def engine_steps(name, device, data, config=CONFIG):
+def engine_steps(name, device, data, config):
     """Run `package_steps` of a recipe with one engine."""
     data = cg.LabelledImages(data.images.to(device), data.labels.to(device), data.classes)
     return package_steps(
         config, data, config.batch_size, functools.partial(make_engine, name, device, 1)
     )
+
+
+def engine_loops(device, data, config):
+    """Return {name: loop} of the engines; on a CPU also eagerly on one thread."""
+    fast = "graph" if device.type == "cuda" else "compiled"
+    loops = {name: engine_steps(name, device, data, config) for name in ("eager", fast)}
+    if device.type == "cpu":
+        loops["eager, one thread"] = on_one_thread(engine_steps("eager", device, data, config))
+    return loops
 
 
 def package_steps(config, data, rows, create_engine):
@@ -312,6 +319,7 @@ def describe_machine(device):
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "ghz": nominal_ghz(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "processor": processor(device),
@@ -320,26 +328,42 @@ def describe_machine(device):
 
 
 def cpu_name():
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def nominal_ghz():
+    """Return the clock rate that Linux reports (of a rented machine, the nominal one), or None."""
+    found = cpu_info("cpu MHz")
+    return round(float(found) / 1e3, 2) if found else None
+
+
+def cpu_info(name):
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    return found[1] if found else platform.processor() or platform.machine()
+    found = re.search(rf"{name}\s*: (.*)", info.read_text() if info.exists() else "")
+    return found[1] if found else None
 
 
-def measure_training(recipe, loops, steps, repeats, gflop):
-    """Return a row for each loop: its time per step, and what follows from it."""
-    config, _ = RECIPES[recipe]
-    start_seconds = {name: timed(lambda loop=loop: next(loop)) for name, loop in loops.items()}
-    rows = measure_steps(loops, steps, repeats)
-    for name, row in rows.items():
-        row["first_step_s"] = round(start_seconds[name], 2)
-        row["images_per_s"] = round(config.batch_size / row["min_ms"] * 1e3)
+def measure_recipe(recipe, loops, steps, repeats, device):
+    """Return a row for each training loop, and the limits: all take turns in blocks of `steps`."""
+    config, period = RECIPES[recipe]
+    kinds = [products_of_a_step(config, number) for number in range(min(period, 2))]
+    first, last = (sum(2 * math.prod(each) for each in kinds[n]) / 1e9 for n in (0, -1))
+    gflop = (first + (period - 1) * last) / period
+    first_s = {name: round(timed(lambda loop=loop: next(loop)), 2) for name, loop in loops.items()}
+    limits = product_loops(kinds, period, device)
+    rows = measure_steps(loops | limits, steps, repeats)
+    for row in rows.values():
         row["gflop_per_s"] = round(gflop / row["min_ms"] * 1e3, 1)
-    return rows
+    for name in loops:
+        rows[name]["first_step_s"] = first_s[name]
+        rows[name]["images_per_s"] = round(config.batch_size / rows[name]["min_ms"] * 1e3)
+    products = {name: rows.pop(name) for name in limits}
+    return rows, {"gflop_per_step": round(gflop, 4), "products": products}
 
 
 def measure(device, short=False):
     """Return all results, ready for JSON."""
-    steps, repeats, tries = (2, 2, 5) if short else (50, 20, 100)
+    steps, repeats = (2, 2) if short else (50, 20)
     results = {
         "machine": describe_machine(device),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
@@ -347,18 +371,14 @@ def measure(device, short=False):
         "repeats": repeats,
     }
     data = cg.load_fashion_mnist("train")
-    fast = "graph" if device.type == "cuda" else "compiled"
-    limits = {recipe: measure_limits(recipe, tries, device) for recipe in RECIPES}
-
     loops = {
         "post": post_steps(device),
         "one tensor": post_steps(device, one_tensor=True),
         "fused Adam": post_steps(device, one_tensor=True, fused=True),
         "no waiting": post_steps(device, one_tensor=True, fused=True, wait=False),
     }
-    loops |= {name: engine_steps(name, device, data) for name in ("eager", fast)}
-    gflop = limits["original"]["gflop_per_step"]
-    rows = measure_training("original", loops, steps, repeats, gflop)
+    loops |= engine_loops(device, data, CONFIG)
+    rows, limits = measure_recipe("original", loops, steps, repeats, device)
     total_steps = 10 * steps_per_epoch(CONFIG, data)
     for row in rows.values():
         row["ten_epochs_s"] = round(row["first_step_s"] + total_steps * row["min_ms"] / 1e3, 1)
@@ -367,22 +387,21 @@ def measure(device, short=False):
         row["times_post_ten_epochs"] = round(gain, 2)
 
     config, period = RECIPES["tuned"]
-    loops = {name: engine_steps(name, device, data, config) for name in ("eager", fast)}
-    gflop = limits["tuned"]["gflop_per_step"]
-    tuned_rows = measure_training("tuned", loops, period, repeats, gflop)
+    loops = engine_loops(device, data, config)
+    tuned_rows, tuned_limits = measure_recipe("tuned", loops, period, repeats, device)
 
     sizes = (1, 100) if short else (1, 10, 100, 1000, 10_000, 100_000)
     batch = 1024  # of `cg.sample`
     products = [(batch, *layer) for layer in layers(cg.Generator(CONFIG))]
+    loops = product_loops([products], 1, device)
     results |= {
         "training": rows,
         "tuned_training": tuned_rows,
-        "limits": limits,
-        "matrix_products_ms": limits["original"]["ms"],
+        "limits": {"original": limits, "tuned": tuned_limits},
         "sampling_images_per_s": measure_sampling(sizes, 1 if short else 10, device),
         "sampling_limit_images_per_s": {
-            name: round(batch / each)
-            for name, each in product_seconds(products, tries, device).items()
+            name: round(batch / row["min_ms"] * 1e3)
+            for name, row in measure_steps(loops, 5, repeats).items()
         },
         "eager_microseconds_per_image": measure_growth(
             data, (600, 1200) if short else (6000, 20_000, 60_000), 1 if short else 2, device
@@ -404,18 +423,19 @@ def main(output: Path = RESULTS, short: bool = False, threads: int | None = None
 
 
 def print_table(results):
-    print(f"{'':10s}{'ms/step':>9s}{'median':>9s}{'images/s':>10s}{'GFLOP/s':>9s}{'x post':>8s}")
+    print(f"{'':25s}{'ms/step':>9s}{'median':>9s}{'images/s':>10s}{'GFLOP/s':>9s}{'x post':>8s}")
     for recipe, rows in (("", results["training"]), ("tuned, ", results["tuned_training"])):
         for name, row in rows.items():
             gain = row.get("times_post_ten_epochs", "")
             print(
-                f"{recipe + name:15s}{row['min_ms']:9.2f}{row['median_ms']:9.2f}"
+                f"{recipe + name:25s}{row['min_ms']:9.2f}{row['median_ms']:9.2f}"
                 f"{row['images_per_s']:10,d}{row['gflop_per_s']:9.0f}{gain:>8}"
             )
     for recipe, limits in results["limits"].items():
         print(f"{recipe}: matrix products of {limits['gflop_per_step']:.3f} GFLOP a step")
-        for name, limit in limits["ms"].items():
-            print(f"  by {name}: {limit:.3f} ms, {limits['gflop_per_s'][name]:.0f} GFLOP/s")
+        for name, row in limits["products"].items():
+            ms = f"{row['min_ms']:.3f} ms, median {row['median_ms']:.3f}"
+            print(f"  by {name}: {ms}, {row['gflop_per_s']:.0f} GFLOP/s")
     for count, rate in results["sampling_images_per_s"].items():
         print(f"sample {int(count):7,d} images: {rate:9,d} images/s")
     for name, rate in results["sampling_limit_images_per_s"].items():

@@ -51,37 +51,73 @@ def test_the_limit_counts_every_product_that_a_step_uses():
     assert sum(2 * math.prod(shape) for shape in products) == counter.get_total_flops() - unused
 
 
-def test_a_limit_is_the_time_of_the_products(monkeypatch):
-    monkeypatch.setitem(speed.RECIPES, "tuned", (cg.CGANConfig.tuned(), 4))
-    monkeypatch.setattr(speed, "products_of_a_step", lambda _, n: [(10, 10, 5 * 10**5 * (2 - n))])
-    monkeypatch.setattr(speed, "product_seconds", lambda p, *_: {"some": p[0][2] / 5e5})
-    monkeypatch.setattr(speed, "compiled_product_seconds", lambda p, _: 4 * p[0][2] / 5e5)
-    limits = speed.measure_limits("tuned", 1, torch.device("cpu"))  # of steps of 2, 1, 1, 1 s
-    assert limits["gflop_per_step"] == 0.125 and limits["ms"] == {"some": 1250, "compiled C": 5000}
-    assert limits["gflop_per_s"] == {"some": 0.1, "compiled C": 0.0}
+def test_products_and_steps_take_turns_in_blocks_of_a_period(monkeypatch):
+    """Products of 2, 1, 1, 1 s by one library and four times that by our C; a step takes 10 s."""
+    now, turns, costs = [0.0], [], {1000: 2, 500: 1}
 
+    def spend(name, seconds):
+        turns.append(name)
+        now[0] += seconds
 
-def test_the_products_are_timed_one_after_another(monkeypatch):
-    """The best time of each may come from another run: no run of all of them took their sum."""
-    spent, costs = [], iter([1, 9, 9, 1, 5, 6])  # of two products, three times
+    def training():
+        while True:
+            spend("step", 10)
+            yield
+
+    def multiply(a, b):
+        spend("some", costs[b.shape[1]])
+
+    def in_c(pairs):
+        return lambda: spend("C", 4 * costs[pairs[0][1].shape[1]])
 
     def timed(function):
-        spent.clear()
+        start = now[0]
         function()
-        return sum(spent)
+        return now[0] - start
 
+    monkeypatch.setitem(speed.RECIPES, "tuned", (cg.CGANConfig.tuned(), 4))
+    monkeypatch.setattr(speed, "products_of_a_step", lambda _, n: [(1000, 1000, 1000 // (n + 1))])
+    monkeypatch.setattr(speed, "libraries", lambda device: {"some": multiply})
+    monkeypatch.setattr(speed, "in_compiled_c", in_c)
     monkeypatch.setattr(speed, "timed", timed)
-    libraries = {"some": lambda a, b: spent.append(next(costs))}
-    monkeypatch.setattr(speed, "libraries", lambda device: libraries)
-    products = [(2, 3, 4), (5, 6, 7)]
-    assert speed.product_seconds(products, 3, torch.device("cpu")) == {"some": 10}
+    loops = {"eager": training()}
+    rows, limits = speed.measure_recipe("tuned", loops, 4, 2, torch.device("cpu"))
+    assert rows["eager"]["min_ms"] == rows["eager"]["median_ms"] == 10_000
+    assert limits["gflop_per_step"] == 1.25
+    milliseconds = {name: row["median_ms"] for name, row in limits["products"].items()}
+    assert milliseconds == {"some": 1250, "compiled C": 5000, "some, one thread": 1250}
+    assert limits["products"]["some"]["gflop_per_s"] == 1
+    block = ["step"] * 4 + ["some"] * 4 + ["C"] * 4 + ["some"] * 4
+    assert turns == ["step"] + block * 2  # the first step is timed apart
 
 
-def test_captured_products_are_timed_as_one_graph(cuda):
-    products, cuda.current_device = [(64, 128, 32), (32, 64, 128)], torch.device("cpu")
-    seconds = speed.captured_seconds(products, 3, torch.device("cpu"), rounds=5)
-    assert cuda.replays == 3 and len(cuda.graphs[0].calls) == 5 * len(products)
-    assert seconds == min(cuda.milliseconds) / 1e3 / 5
+def test_products_are_computed_one_after_another_on_as_many_threads_as_named(monkeypatch):
+    seen = []
+
+    def multiply(a, b):
+        seen.append((a.shape[0], torch.get_num_threads()))
+
+    monkeypatch.setattr(speed, "libraries", lambda device: {"some": multiply})
+    loops = speed.product_loops([[(2, 3, 4), (5, 6, 7)]], 1, torch.device("cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for name in ("some", "some, one thread"):
+            next(loops[name])
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [(2, 2), (5, 2), (2, 1), (5, 1)]
+
+
+def test_products_on_a_gpu_are_replays_of_a_graph_of_all_of_them(cuda, monkeypatch):
+    cuda.current_device = torch.device("cpu")
+    factors_of = speed.factors_of
+    monkeypatch.setattr(speed, "factors_of", lambda products, _: factors_of(products, "cpu"))
+    kinds = [[(64, 128, 32), (32, 64, 128)], [(8, 8, 8)]]
+    (loop,) = speed.product_loops(kinds, 3, torch.device("cuda")).values()
+    for _ in range(4):
+        next(loop)
+    assert [len(graph.calls) for graph in cuda.graphs] == [2, 1] and cuda.replays == 4
 
 
 @pytest.mark.parametrize("recipe", cg.CGANConfig.recipes)
