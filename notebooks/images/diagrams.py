@@ -442,30 +442,73 @@ def where_faults_strike():
 
 
 def timelines():
-    """Notebook 08: when a step computes, and when it waits for its operators to be started."""
-    figure, axes = canvas(4.95)
-    start, work = (0.28, GREY), [(width, D) for width in (0.55, 0.12, 0.12, 0.4, 0.12, 0.6, 0.12)]
-    short, pause = (0.09, D), (0.19, None)
-    legend = {0.2: ([start], "start an operator"), 2.75: ([(0.28, D)], "an operator computes")}
-    for x, (parts, text) in legend.items():
-        timeline(axes, x, 0.3, "", parts)
-        write(axes, x + 0.38, 0.3, text, ha="left")
-    for y, title in (
-        (0.82, "Eager, on a CPU"),
-        (1.67, "Compiled, on a CPU"),
-        (2.52, "Eager, on a GPU"),
-        (3.7, "CUDA graph, on a GPU"),
-    ):
-        write(axes, 0.2, y, title, 12, ha="left", weight="bold")
+    """Notebook 08: when a step computes on a CPU, and when its operators are started."""
+    figure, axes = canvas(2.5)
+    start = timeline_legend(axes)
+    work = [(width, D) for width in (0.55, 0.12, 0.12, 0.4, 0.12, 0.6, 0.12)]
+    write(axes, 0.2, 0.82, "Eager", 12, ha="left", weight="bold")
     timeline(axes, 0.75, 1.15, "CPU", [part for each in work for part in (start, each)])
+    write(axes, 0.2, 1.67, "Compiled", 12, ha="left", weight="bold")
     timeline(axes, 0.75, 2.0, "CPU", [start, *work])
-    timeline(axes, 0.75, 2.85, "CPU", [start] * len(work))
-    timeline(axes, 1.03, 3.18, "GPU", [part for _ in work for part in (short, pause)])
-    timeline(axes, 0.75, 4.03, "CPU", [start])
-    timeline(axes, 1.03, 4.36, "GPU", [short] * len(work))
-    arrow(axes, (3.2, 4.72), (5.2, 4.72))
-    write(axes, 3.1, 4.72, "time, not to scale", ha="right")
+    time_arrow(axes, 2.33)
     return figure
+
+
+def timelines_on_a_gpu():
+    """Notebook 08: when a step computes on a GPU, and when its operators are started."""
+    figure, axes = canvas(3.1)
+    start = timeline_legend(axes)
+    short, pause = (0.09, D), (0.19, None)
+    write(axes, 0.2, 0.82, "Eager", 12, ha="left", weight="bold")
+    timeline(axes, 0.75, 1.15, "CPU", [start] * 7)
+    timeline(axes, 1.03, 1.48, "GPU", [short, pause] * 7)
+    write(axes, 0.2, 1.97, "CUDA graph", 12, ha="left", weight="bold")
+    timeline(axes, 0.75, 2.3, "CPU", [start])
+    timeline(axes, 1.03, 2.63, "GPU", [short] * 7)
+    time_arrow(axes, 2.93)
+    return figure
+
+
+def late_thread():
+    """Notebook 08: two threads with a barrier after each operator, one of them late."""
+    figure, axes = canvas(3.1)
+    for x, color, text in ((0.2, D, "computes"), (1.5, GREY, "waits"), (2.5, G, "neighbour")):
+        block(axes, x + 0.14, 0.3, 0.28, 0.24, color)
+        write(axes, x + 0.38, 0.3, text, ha="left")
+    axes.plot([3.85, 3.85], [0.15, 0.45], color=DARK, linestyle=DASHES)
+    write(axes, 3.95, 0.3, "end of an operator", ha="left")
+    alone = [(0.4, D)] * 3
+    write(axes, 0.2, 0.82, "Both cores free", 12, ha="left", weight="bold")
+    timeline(axes, 1.1, 1.15, "core 1", alone)
+    timeline(axes, 1.1, 1.48, "core 2", alone)
+    barriers(axes, [1.5, 1.9, 2.3], 1.315)
+    write(axes, 0.2, 1.97, "A neighbour on one core", 12, ha="left", weight="bold")
+    timeline(axes, 1.1, 2.3, "core 1", [(0.4, D), (0.95, GREY)] * 3)
+    timeline(axes, 1.1, 2.63, "core 2", [(0.95, G), (0.4, D)] * 3)
+    barriers(axes, [2.45, 3.8, 5.15], 2.465)
+    time_arrow(axes, 2.93)
+    return figure
+
+
+def barriers(axes, places, y):
+    """Draw the ends that two timelines around y have in common."""
+    for x in places:
+        axes.plot([x, x], [y - 0.36, y + 0.36], color=DARK, linestyle=DASHES)
+
+
+def timeline_legend(axes):
+    """Say what the two colours mean; return how the start of an operator is drawn."""
+    start = (0.28, GREY)
+    legend = {0.2: (start, "start an operator"), 2.75: ((0.28, D), "an operator computes")}
+    for x, (part, text) in legend.items():
+        timeline(axes, x, 0.3, "", [part])
+        write(axes, x + 0.38, 0.3, text, ha="left")
+    return start
+
+
+def time_arrow(axes, y):
+    arrow(axes, (3.2, y), (5.2, y))
+    write(axes, 3.1, y, "time, not to scale", ha="right")
 
 
 def timeline(axes, x, y, name, parts):
@@ -492,6 +535,8 @@ DIAGRAMS = {
         gan_test_and_gan_train,
         where_faults_strike,
         timelines,
+        timelines_on_a_gpu,
+        late_thread,
     )
 }
 
