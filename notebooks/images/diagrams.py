@@ -436,9 +436,14 @@ def where_faults_strike():
         key = 0.35 + 2.6 * column, 5.45 + 0.26 * row
         write(axes, key[0] + 0.2, key[1], name, ha="left")
         for x, y in (key, *places):
-            axes.plot(x, y, "o", color=DARK, markersize=15)
-            write(axes, x, y, str(number), color="white", weight="bold", va="center_baseline")
+            disc(axes, x, y, number)
     return figure
+
+
+def disc(axes, x, y, number):
+    """Draw the number of a fault."""
+    axes.plot(x, y, "o", color=DARK, markersize=15)
+    write(axes, x, y, str(number), color="white", weight="bold", va="center_baseline")
 
 
 def timelines():
@@ -520,6 +525,45 @@ def timeline(axes, x, y, name, parts):
         x += width
 
 
+def which_fault():
+    """Notebook 07: what to ask first, and the faults that each "no" leaves."""
+    questions = {
+        "Do the training labels\nfit their images?": {2: "shuffled labels"},
+        "Do the columns differ?\n(diversity)": {
+            8: "D(G(z)) 0, G's loss huge",
+            9: "D(G(z)) 1/2 or more",
+        },
+        "Are there clothes on\nblack? (Fréchet distance)": {
+            4: "clear shapes on grey",
+            6: "static, D(x) near 1",
+            7: "haze, D(x) about 1/2",
+        },
+        "Does each row show\nits class? (GAN-test)": {
+            1: "rows of wrong kinds",
+            3: "whole rows exchanged",
+            10: "columns decide",
+            11: "the same, until eval()",
+        },
+        "Does D treat held-out\nimages like training ones?": {5: "100 images"},
+    }
+    figure, axes = canvas(6.2)
+    y = 0.5
+    for question, faults in questions.items():
+        box(axes, 1.25, y, 2.1, 0.54, question)
+        arrow(axes, (2.3, y), (2.9, y))
+        write(axes, 2.56, y - 0.14, "no")
+        for row, (number, text) in enumerate(faults.items()):
+            place = y + 0.26 * (row - (len(faults) - 1) / 2)
+            disc(axes, 3.15, place, number)
+            write(axes, 3.36, place, text, ha="left")
+        following = y + 1.1
+        arrow(axes, (1.25, y + 0.27), (1.25, following - 0.27))
+        write(axes, 1.47, y + 0.5, "yes")
+        y = following
+    write(axes, 1.25, y - 0.12, "no fault of these eleven")
+    return figure
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -537,6 +581,7 @@ DIAGRAMS = {
         timelines,
         timelines_on_a_gpu,
         late_thread,
+        which_fault,
     )
 }
 
