@@ -25,12 +25,11 @@ import torch
 import tyro
 from quality import write_results
 from speed import RECIPES, describe_machine, measure_steps, package_steps, timed
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import cgan_utils as cg
 from cgan_utils.engines.compiled import Compiled
 from cgan_utils.engines.eager import Eager
-from cgan_utils.engines.inductor import adam_in_plain_operations, compile_by_inductor
+from cgan_utils.engines.inductor import compile_by_inductor
 from cgan_utils.engines.traced import Traced, reading_schedule, scheduled_numbers, tensors_of
 from cgan_utils.training import steps_per_epoch
 
@@ -46,12 +45,8 @@ class Inductor(Traced):
         model = copy.deepcopy(state)  # tracing runs the step once, for real
         numbers = {name: torch.tensor(float(v)) for name, v in scheduled_numbers(state).items()}
         inputs = self.sample(model, data, batch)
-        # Inductor does not know the fused Adam with its rate in a tensor
-        with reading_schedule(model, numbers) as view, adam_in_plain_operations(view):
-            program = make_fx(lambda *_: self.step(view, *inputs))(
-                *tensors_of(model), *numbers.values(), *inputs
-            )
-        compiled = compile_by_inductor(program)
+        with reading_schedule(model, numbers) as view:
+            compiled = compile_by_inductor(self.step, view, inputs)
 
         def run(state, data, batch):
             numbers = [torch.tensor(float(v)) for v in scheduled_numbers(state).values()]

@@ -1,7 +1,7 @@
 """What do several processes gain and cost, and what a second thread instead?
 
     python benchmarks/scaling.py            all of it
-    python benchmarks/scaling.py --short    a few steps of the original recipe
+    python benchmarks/scaling.py --short    a few steps of everything
 
 starts itself with torchrun on one and on two processes of one thread each. They train both recipes
 with a fixed batch size per process, with and without exchanging gradients, and time the all-reduce
@@ -75,11 +75,6 @@ def median_seconds(function, repeats):
     return statistics.median(seconds[3:])
 
 
-def recipes(short):
-    """Return the recipes to measure; the tuned one's compilation is not short."""
-    return {"original": RECIPES["original"]} if short else RECIPES
-
-
 def worker(short):
     distributed.init_process_group("gloo")
     steps, repeats = (2, 2) if short else (60, 30)
@@ -87,7 +82,7 @@ def worker(short):
     measured = {
         f"{kind}_ms": {
             name: step_seconds(config, data, steps, engine_class, batches) * 1e3
-            for name, config in recipes(short).items()
+            for name, config in RECIPES.items()
         }
         for kind, engine_class, batches in (
             ("apart", Eager, 1),
@@ -98,7 +93,7 @@ def worker(short):
         for kind, (engine_class, threads) in DOUBLED.items():
             measured[kind] = {
                 name: doubled_seconds(config, data, steps, engine_class, threads) * 1e3
-                for name, config in recipes(short).items()
+                for name, config in RECIPES.items()
             }
     measured["sum_ms"] = {size: all_reduce_seconds(size, repeats) * 1e3 for size in BYTES}
     if distributed.get_rank() == 0:
@@ -137,10 +132,10 @@ def main(output: Path = RESULTS, short: bool = False):
 
     results = {
         **{
-            kind: {name: {n: best(n, kind, name) for n in (1, 2)} for name in recipes(short)}
+            kind: {name: {n: best(n, kind, name) for n in (1, 2)} for name in RECIPES}
             for kind in ("apart_ms", "together_ms")
         },
-        **{kind: {name: best(1, kind, name) for name in recipes(short)} for kind in DOUBLED},
+        **{kind: {name: best(1, kind, name) for name in RECIPES} for kind in DOUBLED},
         "sum_ms": {size: best(2, "sum_ms", str(size)) for size in BYTES},
         "gradient_bytes": {name: gradient_bytes(config) for name, config in RECIPES.items()},
         "batch_size": {name: config.batch_size for name, config in RECIPES.items()},

@@ -209,7 +209,7 @@ def test_a_full_disk_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--epoch-count", "epoch-count"), ("--epochs", "must be at least 1; got 0")],
+    [("--epoch-count", "epoch-count"), ("--epochs", "epochs must be at least 1; got 0")],
 )
 def test_unknown_flags_and_bad_values_are_refused(flag, message, shell, trained, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:

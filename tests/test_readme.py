@@ -2,8 +2,8 @@
 
 Every ```python block runs unchanged, in order, in one namespace and an empty folder; so does every
 line of the ```sh blocks that calls the package. Only the data are smaller, to save time: there are
-64 training images instead of 60,000, `evaluate` trains GAN-train's classifier on 10,000 and once,
-and a command trains for 100 steps at most.
+64 training images instead of 60,000, `evaluate` trains GAN-train's classifier on 10,000, and a
+command trains for 100 steps at most.
 """
 
 import functools
@@ -22,7 +22,6 @@ from torchvision.transforms.functional import to_pil_image
 
 import cgan_utils as cg
 from cgan_utils import __main__ as command_line
-from cgan_utils import evaluation
 
 CLONE = Path(__file__).resolve().parents[1]
 README = (CLONE / "README.md").read_text(encoding="utf-8")
@@ -73,8 +72,6 @@ def test_python_blocks(few_images, monkeypatch):
 def test_commands(few_images, monkeypatch, capsys):
     smaller = functools.partial(cg.evaluate, gan_train_images=10_000, progress=False)
     monkeypatch.setattr(command_line, "evaluate", smaller)
-    quick = functools.partial(cg.train_classifier, epochs=1)
-    monkeypatch.setattr(evaluation, "train_classifier", quick)
 
     def train(*arguments, **options):
         return cg.train(*arguments, **options | {"max_steps": 100})

@@ -4,11 +4,10 @@ import copy
 import functools
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from .codegen import compile_program
 from .threads import Threads, one_thread
-from .traced import Traced, reading_schedule, scheduled_numbers, tensors_of
+from .traced import Traced, reading_schedule, scheduled_numbers, tensors_of, trace
 
 
 class Compiled(Traced):
@@ -26,9 +25,7 @@ class Compiled(Traced):
         numbers = {name: torch.tensor(float(v)) for name, v in scheduled_numbers(state).items()}
         inputs = self.sample(model, data, batch)
         with one_thread(), reading_schedule(model, numbers) as view:
-            program = make_fx(lambda *_: self.step(view, *inputs))(
-                *tensors_of(model), *numbers.values(), *inputs
-            )
+            program = trace(self.step, view, inputs)
         compiled = compile_program(program)
         tensors, fastest = tensors_of(state), Threads()
 

@@ -101,13 +101,14 @@ class CUDAGraph(Traced):
 
     def capture(self, data, batches, schedule, views):
         """Return the graph of a step on each batch, and the tensor of their statistics (K, 4)."""
-        stats = [None] * len(batches)
 
         def run(views, **adam_options):
+            stats = []
             for i, view in enumerate(views):
                 numbers = dict(zip(scheduled_numbers(view), schedule[i], strict=True))
                 with reading_schedule(view, numbers, **adam_options) as view:
-                    stats[i] = self.captured_step(view, *self.sample(view, data, batches[i]))
+                    inputs = self.sample(view, data, batches[i])
+                    stats.append(self.captured_step(view, *inputs))
             return torch.stack(stats)
 
         stream = torch.cuda.Stream()

@@ -3,10 +3,9 @@
 import contextlib
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from .cuda_graph import CUDAGraph
-from .traced import scheduled_numbers, tensors_of, variant_of
+from .traced import scheduled_numbers, tensors_of, trace, variant_of
 
 
 class CompiledGraph(CUDAGraph):
@@ -27,17 +26,17 @@ class CompiledStep:
 
     def __call__(self, state, *inputs):
         variant = variant_of(state)
+        if variant not in self.programs:
+            self.programs[variant] = compile_by_inductor(self.step, state, inputs)
         tensors = [*tensors_of(state), *scheduled_numbers(state).values(), *inputs]
-        if variant not in self.programs:  # tracing runs the step once, for real
-            with adam_in_plain_operations(state):
-                program = make_fx(lambda *_: self.step(state, *inputs))(*tensors)
-            self.programs[variant] = compile_by_inductor(program)
         with torch.no_grad():  # the gradients are part of the program
             return self.programs[variant](*tensors)
 
 
-def compile_by_inductor(program):
-    """Return a traced step as a function that torch.compile compiles at its first call."""
+def compile_by_inductor(step, state, inputs):
+    """Trace a step and return what `trace` does, compiled by torch.compile at its first call."""
+    with adam_in_plain_operations(state):
+        program = trace(step, state, inputs)
     for node in reversed(program.graph.nodes):  # the profiler's marks would cut it up
         if str(node.target).startswith("profiler."):
             program.graph.erase_node(node)
@@ -47,7 +46,10 @@ def compile_by_inductor(program):
 
 @contextlib.contextmanager
 def adam_in_plain_operations(state):
-    """Have the optimisers update by operations that torch.compile can join with others."""
+    """Have the optimisers update by operations that torch.compile can join with others.
+
+    It does not know the fused Adam with its rate in a tensor.
+    """
     optimizers = state.generator_optimizer, state.discriminator_optimizer
     for optimizer in optimizers:
         optimizer.step = lambda self=optimizer: plain_adam(self)

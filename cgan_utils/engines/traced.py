@@ -5,6 +5,7 @@ import dataclasses
 import warnings
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from .eager import Eager
 
@@ -107,6 +108,15 @@ def initialize_adam(state):
                         "exp_avg": torch.zeros_like(p),
                         "exp_avg_sq": torch.zeros_like(p),
                     }
+
+
+def trace(step, state, inputs):
+    """Return a step's operations as a program of the state's tensors, its numbers and the inputs.
+
+    Tracing runs the step once, for real.
+    """
+    tensors = [*tensors_of(state), *scheduled_numbers(state).values(), *inputs]
+    return make_fx(lambda *_: step(state, *inputs))(*tensors)
 
 
 def tensors_of(state):
