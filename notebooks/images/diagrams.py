@@ -463,13 +463,13 @@ def timelines_on_a_gpu():
     """Notebook 08: when a step computes on a GPU, and when its operators are started."""
     figure, axes = canvas(3.1)
     start = timeline_legend(axes)
-    short, pause = (0.09, D), (0.19, None)
+    short, pause = (0.05, D), (0.23, None)
     write(axes, 0.2, 0.82, "Eager", 12, ha="left", weight="bold")
-    timeline(axes, 0.75, 1.15, "CPU", [start] * 7)
-    timeline(axes, 1.03, 1.48, "GPU", [short, pause] * 7)
+    timeline(axes, 0.75, 1.15, "CPU", [start] * 15)
+    timeline(axes, 1.03, 1.48, "GPU", [short, pause] * 15)
     write(axes, 0.2, 1.97, "CUDA graph", 12, ha="left", weight="bold")
     timeline(axes, 0.75, 2.3, "CPU", [start])
-    timeline(axes, 1.03, 2.63, "GPU", [short] * 7)
+    timeline(axes, 1.03, 2.63, "GPU", [short] * 15)
     time_arrow(axes, 2.93)
     return figure
 
@@ -504,7 +504,7 @@ def barriers(axes, places, y):
 def timeline_legend(axes):
     """Say what the two colours mean; return how the start of an operator is drawn."""
     start = (0.28, GREY)
-    legend = {0.2: (start, "start an operator"), 2.75: ((0.28, D), "an operator computes")}
+    legend = {0.2: (start, "a start by Python"), 2.75: ((0.28, D), "an operator computes")}
     for x, (part, text) in legend.items():
         timeline(axes, x, 0.3, "", [part])
         write(axes, x + 0.38, 0.3, text, ha="left")
@@ -523,6 +523,25 @@ def timeline(axes, x, y, name, parts):
         if color is not None:
             block(axes, x + width / 2, y, width, 0.24, color)
         x += width
+
+
+def all_reduce():
+    """Notebook 08: what two processes compute apart, and what they exchange."""
+    figure, axes = canvas(3.3)
+    for y, name, out in ((1.05, "process 1", -1), (2.2, "process 2", 1)):  # outwards: up or down
+        write(axes, 0.2, y - 0.5, name, 12, ha="left", weight="bold")
+        box(axes, 0.7, y, 1.0, 0.6, "its own\nbatch")
+        arrow(axes, (1.2, y), (1.5, y))
+        box(axes, 2.1, y, 1.2, 0.6, "G and D, the\nsame in both")
+        arrow(axes, (2.7, y), (3.0, y))
+        box(axes, 3.5, y, 1.0, 0.6, "its own\ngradients")
+        arrow(axes, (4.0, y - 0.15 * out), (4.38, 1.625 + 0.25 * out))
+        way = y + 0.57 * out
+        axes.plot((4.85, 4.85, 2.1), (1.625 + 0.45 * out, way, way), color=DARK, linestyle=DASHES)
+        arrow(axes, (2.1, way), (2.1, y + 0.3 * out), dashed=True)
+        write(axes, 3.5, way + 0.2 * out, "the same update")
+    box(axes, 4.85, 1.625, 0.9, 0.9, "all-reduce:\nthe mean\nof both", REAL)
+    return figure
 
 
 def which_fault():
@@ -581,6 +600,7 @@ DIAGRAMS = {
         timelines,
         timelines_on_a_gpu,
         late_thread,
+        all_reduce,
         which_fault,
     )
 }
