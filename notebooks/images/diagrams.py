@@ -482,15 +482,16 @@ def late_thread():
         write(axes, x + 0.38, 0.3, text, ha="left")
     axes.plot([3.85, 3.85], [0.15, 0.45], color=DARK, linestyle=DASHES)
     write(axes, 3.95, 0.3, "end of an operator", ha="left")
-    alone = [(0.4, D)] * 3
+    short, turn = (0.2, D), 1.2
     write(axes, 0.2, 0.82, "Both cores free", 12, ha="left", weight="bold")
-    timeline(axes, 1.1, 1.15, "core 1", alone)
-    timeline(axes, 1.1, 1.48, "core 2", alone)
-    barriers(axes, [1.5, 1.9, 2.3], 1.315)
+    timeline(axes, 1.1, 1.15, "core 1", [short] * 8)
+    timeline(axes, 1.1, 1.48, "core 2", [short] * 8)
+    barriers(axes, [1.1 + 0.2 * n for n in range(1, 9)], 1.315)
     write(axes, 0.2, 1.97, "A neighbour on one core", 12, ha="left", weight="bold")
-    timeline(axes, 1.1, 2.3, "core 1", [(0.4, D), (0.95, GREY)] * 3)
-    timeline(axes, 1.1, 2.63, "core 2", [(0.95, G), (0.4, D)] * 3)
-    barriers(axes, [2.45, 3.8, 5.15], 2.465)
+    late = [short] * 3
+    timeline(axes, 1.1, 2.3, "core 1", [*late, short, (turn, GREY)] * 2)
+    timeline(axes, 1.1, 2.63, "core 2", [*late, (turn, G), short] * 2)
+    barriers(axes, [1.3, 1.5, 1.7, 3.1, 3.3, 3.5, 3.7, 5.1], 2.465)
     time_arrow(axes, 2.93)
     return figure
 
