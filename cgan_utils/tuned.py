@@ -142,9 +142,10 @@ class TunedGenerator(Generator):
 class ConditionalBatchNorm(nn.Module):
     """Batch norm, then a scale and a shift of each unit that depend on z and the label.
 
-    On the label: De Vries et al. 2017 (arXiv 1707.00683), section 3; on z: Chen et al. 2019 (arXiv
-    1810.01365), section 2. Both are computed from z and the one label embedding, as in Brock et al.
-    2019 (arXiv 1809.11096), section 3, so that a blend of two labels has them too.
+    On the label: Miyato & Koyama 2018 (arXiv 1802.05637), after De Vries et al. 2017 (arXiv
+    1707.00683), section 3, who use a question; on z: Chen et al. 2019 (arXiv 1810.01365), section
+    2. Both are computed from z and the one label embedding, as in Brock et al. 2019 (arXiv
+    1809.11096), section 3, so that a blend of two labels has them too.
     h float (..., N, units), inputs (N, latent_dim + embedding_dim) -> (..., N, units).
     """
 

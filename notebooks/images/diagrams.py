@@ -584,6 +584,31 @@ def which_fault():
     return figure
 
 
+def p_g_matching():
+    """Notebook 06: what G generates if D also rejects real images with a wrong label."""
+    figure, axes = canvas(3.5)
+    x = np.linspace(0.2, 5.3, 511)
+    p, p_w = (
+        np.exp(-(((x - middle) / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi))
+        for middle, width in ((2.0, 0.55), (3.4, 0.7))
+    )
+    scales = np.linspace(1, 2, 1001)[:, None]
+    areas = np.maximum(0, scales * p - p_w).sum(axis=1) * (x[1] - x[0])
+    p_g = np.maximum(0, np.interp(1, areas, scales[:, 0]) * p - p_w)  # with area 1
+    for bottom, curves in ((1.6, ((p, REAL), (p_w, GREY))), (3.3, ((p_g, G),))):
+        axes.plot((0.2, 5.3), (bottom, bottom), color=DARK, linewidth=1)
+        for curve, color in curves:
+            heights = bottom - 1.5 * curve
+            axes.fill_between(x, heights, bottom, color=PALE[color], alpha=0.7, linewidth=0)
+            axes.plot(x, heights, color=color, linewidth=2)
+    axes.plot(x, 3.3 - 1.5 * p, color=REAL, linewidth=1.4, linestyle=DASHES)
+    write(axes, 2.0, 0.25, "$p$: real images of the class", 12)
+    write(axes, 4.15, 0.5, "$p_w$: other classes", 15)
+    write(axes, 4.05, 2.3, r"$p_G = \max(0,\ c\,p - p_w)$", 15)
+    write(axes, 4.05, 2.65, "dashed: $p$", 12)
+    return figure
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -603,6 +628,7 @@ DIAGRAMS = {
         late_thread,
         all_reduce,
         which_fault,
+        p_g_matching,
     )
 }
 
