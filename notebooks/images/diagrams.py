@@ -426,8 +426,8 @@ def where_faults_strike():
         "100 images": [(0.27, 0.7)],
         "one backward for both": [(4.75, 1.33), (4.75, 3.03)],
         "sigmoid twice": [(3.62, 1.65)],
-        "the learning rate x 50": [(4.08, 1.75), (4.08, 3.45)],
-        "D is too slow": [(5.3, 2.0)],
+        "the learning rate x 50": [(4.28, 1.95), (4.28, 3.65)],
+        "D is too slow": [(5.22, 1.95)],
         "a seed inside the loop": [(0.27, 2.5), (0.27, 3.65)],
         "no eval()": [(3.2, 4.7)],
     }
@@ -553,10 +553,10 @@ def which_fault():
             8: "D(G(z)) 0, G's loss huge",
             9: "D(G(z)) 1/2 or more",
         },
-        "Are there clothes on\nblack? (Fréchet distance)": {
+        "Does every row show\nshapes on black?": {
             4: "clear shapes on grey",
-            6: "static, D(x) near 1",
-            7: "haze, D(x) about 1/2",
+            6: "pure noise, D(x) near 1",
+            7: "haze, G's loss at most ln 2",
         },
         "Does each row show\nits class? (GAN-test)": {
             1: "rows of wrong kinds",
