@@ -609,6 +609,31 @@ def p_g_matching():
     return figure
 
 
+def frechet():
+    """Notebook 05: the Fréchet distance of two Gaussians, one moved or twice as wide."""
+    figure, axes = canvas(3.75)
+    unit, middle = 0.3, 2.05  # inches: a standard deviation of real points, and where their mean is
+    for floor, title, mean, spread, square in (
+        (1.75, "Moved by 3", 3, 1, "3^2 = 9"),
+        (3.5, "Twice as wide", 0, 2, "(2 - 1)^2 = 1"),
+    ):
+        write(axes, 0.2, floor - 1.43, title, 13, ha="left", weight="bold")
+        for color, mu, sigma in ((D, 0, 1), (G, mean, spread)):
+            x = np.linspace(mu - 3 * sigma, mu + 3 * sigma, 121)
+            y = floor - np.exp(-(((x - mu) / sigma) ** 2) / 2) / sigma
+            axes.fill_between(middle + unit * x, floor, y, facecolor=PALE[color], alpha=0.6)
+            axes.plot(middle + unit * x, y, color=color, linewidth=1.8, zorder=3)
+        axes.plot((0.2, 3.9), (floor, floor), color=DARK, linewidth=1)
+        write(axes, 4.7, floor - 0.5, f"$d^2 = {square}$", 12)
+    arrow(axes, (middle, 0.65), (middle + 3 * unit, 0.65))
+    write(axes, middle + 1.5 * unit, 0.5, "3")
+    write(axes, middle - 0.4, 1.05, "real", 11, ha="right", color=DARKER[D])
+    write(axes, middle + 3 * unit + 0.35, 1.05, "generated", 11, ha="left", color=DARKER[G])
+    write(axes, middle + 0.4, 2.8, r"real, $\sigma = 1$", 11, ha="left", color=DARKER[D])
+    write(axes, middle - 0.55, 2.85, r"generated, $\sigma = 2$", 11, ha="right", color=DARKER[G])
+    return figure
+
+
 DIAGRAMS = {
     draw.__name__: draw
     for draw in (
@@ -629,6 +654,7 @@ DIAGRAMS = {
         all_reduce,
         which_fault,
         p_g_matching,
+        frechet,
     )
 }
 

@@ -257,7 +257,8 @@ def printed(name):
 
 def printed_bands(name):
     """Return {metric: (value, low, high)} of the lines "loss_d 0.6 expected 0.5 to 0.7"."""
-    lines = re.findall(r"^(\w+) +(\S+) +expected +(\S+) to +(\S+)", printed(name), re.MULTILINE)
+    pattern = r"^(\w+) +(\S+) +(?:expected|ten runs) +(\S+) to +(\S+)"
+    lines = re.findall(pattern, printed(name), re.MULTILINE)
     return {metric: tuple(map(float, numbers)) for metric, *numbers in lines}
 
 
