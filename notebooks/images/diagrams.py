@@ -26,7 +26,7 @@ D, G, REAL, GREY, PALE_GREY, DARK = (
     "#222222",
 )
 PALE = {D: "#DCEBF5", G: "#FBE7DB", REAL: "#DDF2EB", GREY: "#F1F1F1"}
-DARKER = {D: "#005C91", G: "#A84A00"}
+DARKER = {D: "#005C91", G: "#A84A00", REAL: "#00694C"}
 DASHES = (0, (3, 1.6))  # of the lines that a gradient takes
 
 
@@ -618,7 +618,7 @@ def frechet():
         (3.5, "Twice as wide", 0, 2, "(2 - 1)^2 = 1"),
     ):
         write(axes, 0.2, floor - 1.43, title, 13, ha="left", weight="bold")
-        for color, mu, sigma in ((D, 0, 1), (G, mean, spread)):
+        for color, mu, sigma in ((REAL, 0, 1), (G, mean, spread)):
             x = np.linspace(mu - 3 * sigma, mu + 3 * sigma, 121)
             y = floor - np.exp(-(((x - mu) / sigma) ** 2) / 2) / sigma
             axes.fill_between(middle + unit * x, floor, y, facecolor=PALE[color], alpha=0.6)
@@ -627,9 +627,9 @@ def frechet():
         write(axes, 4.7, floor - 0.5, f"$d^2 = {square}$", 12)
     arrow(axes, (middle, 0.65), (middle + 3 * unit, 0.65))
     write(axes, middle + 1.5 * unit, 0.5, "3")
-    write(axes, middle - 0.4, 1.05, "real", 11, ha="right", color=DARKER[D])
+    write(axes, middle - 0.4, 1.05, "real", 11, ha="right", color=DARKER[REAL])
     write(axes, middle + 3 * unit + 0.35, 1.05, "generated", 11, ha="left", color=DARKER[G])
-    write(axes, middle + 0.4, 2.8, r"real, $\sigma = 1$", 11, ha="left", color=DARKER[D])
+    write(axes, middle + 0.4, 2.8, r"real, $\sigma = 1$", 11, ha="left", color=DARKER[REAL])
     write(axes, middle - 0.55, 2.85, r"generated, $\sigma = 2$", 11, ha="right", color=DARKER[G])
     return figure
 
