@@ -557,6 +557,7 @@ def which_fault():
             4: "clear shapes on grey",
             6: "pure noise, D(x) near 1",
             7: "haze, G's loss at most ln 2",
+            10: "haze, columns decide",
         },
         "Does each row show\nits class? (GAN-test)": {
             1: "rows of wrong kinds",
@@ -566,7 +567,7 @@ def which_fault():
         },
         "Does D treat held-out\nimages like training ones?": {5: "100 images"},
     }
-    figure, axes = canvas(6.2)
+    figure, axes = canvas(6.8)
     y = 0.5
     for question, faults in questions.items():
         box(axes, 1.25, y, 2.1, 0.54, question)
@@ -576,9 +577,9 @@ def which_fault():
             place = y + 0.26 * (row - (len(faults) - 1) / 2)
             disc(axes, 3.15, place, number)
             write(axes, 3.36, place, text, ha="left")
-        following = y + 1.1
+        following = y + 1.22
         arrow(axes, (1.25, y + 0.27), (1.25, following - 0.27))
-        write(axes, 1.47, y + 0.5, "yes")
+        write(axes, 1.47, y + 0.6, "yes")
         y = following
     write(axes, 1.25, y - 0.12, "no fault of these eleven")
     return figure
