@@ -140,6 +140,7 @@ FAULTS = {
     ],
     "engines/codegen": [
         ('if 0 in shape:', 'if False:'),
+        ('double sum = 0;', 'float sum = 0;'),
         ('2 * read < computed', 'True'),
         ('(b, 1, *bounds)', '(b, 1, 0, bounds[1] - bounds[0])'),
         ('len(product.users) == 1 and ', ''),

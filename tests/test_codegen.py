@@ -120,6 +120,16 @@ def test_sums(dims, keepdim):
         assert_same_gradients(lambda x: x.sum(dims, keepdim=keepdim), x)
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_long_sums_are_rounded_once(dim):
+    """As double precision has them. Rounded at each element, the first would be wrong by 4e-6."""
+    x = torch.rand(20_000, 40)
+    x = x if dim == 0 else x.T.contiguous()
+    exact = x.double().sum(dim)
+    found = compiled(lambda x: x.sum(dim), x)(x)
+    torch.testing.assert_close(found.double(), exact, atol=0, rtol=2**-24 * 1.001)
+
+
 def test_sum_and_mean_of_all_elements():
     for x in (SMALL, LARGE, torch.tensor(3.0)):
         assert_same_gradients(lambda x: torch.stack([x.sum(), x.mean()]), x)

@@ -260,7 +260,11 @@ class CodeGenerator:
         return out
 
     def sum(self, dims, expression, *arguments):
-        """Return the sums of an expression, as in `map`, over some dimensions, kept as size 1."""
+        """Return the sums of an expression, as in `map`, over some dimensions, kept as size 1.
+
+        They are taken in double precision. A long sum in single precision is less exact than one of
+        PyTorch, and behind a batch norm it may turn the sign of a ReLU's input.
+        """
         shape, full = broadcast(arguments)
         kept = tuple(slice(1) if d in dims else slice(None) for d in range(len(shape)))
         out = self.alloc(torch.empty_like(full[kept]))
@@ -275,7 +279,7 @@ class CodeGenerator:
             if lines and not many:
                 lines.insert(-1, "#pragma omp simd reduction(+:sum)")
             lines.append(f"sum += {term(inside)};")
-            return "\n".join(["{", "float sum = 0;", *lines, f"{out[at]} = sum;", "}"])
+            return "\n".join(["{", "double sum = 0;", *lines, f"{out[at]} = sum;", "}"])
 
         self.loop(out.shape, out.meta.stride(), statement, size=math.prod(shape), simd=many)
         return out
