@@ -30,7 +30,7 @@ def nbval(clone):
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "02_models.ipynb"],
         cwd=clone,
-        env=os.environ | {"PYTHONPATH": str(clone)},
+        env=os.environ | {"PYTHONPATH": str(clone), "PYTEST_ADDOPTS": ""},  # the caller's options
         capture_output=True,
         text=True,
     )
