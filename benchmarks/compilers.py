@@ -100,12 +100,8 @@ def measure_recipe(recipe, data, repeats, steps, compared_steps):
         row = rows[name] | times
         row["run_s"] = round(row["first_steps_s"] + total_steps * row["min_ms"] / 1e3)
         rows[name] = row
-    eager = rows["eager"]
     for name, row in rows.items():
         if name != "eager":
-            saved = (eager["min_ms"] - row["min_ms"]) / 1e3
-            pays = row["first_steps_s"] / saved if saved > 0 else None
-            row["pays_from_steps"] = pays if pays is None else round(pays)
             difference = largest_difference(config, data, ENGINES[name], compared_steps)
             row["largest_difference"] = float(f"{difference:.1e}")
         print(recipe, name, row, flush=True)

@@ -13,7 +13,6 @@ a step, minimum and median over the blocks.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 import tyro
 from quality import machine, write_results
-from speed import RECIPES, describe_machine, package_steps, timed
+from speed import RECIPES, describe_machine, package_steps, summary, timed
 from torch import distributed
 
 import cgan_utils as cg
@@ -51,11 +50,11 @@ def loop_of(variant, config, data):
     return package_steps(config, data, rows, engine)
 
 
-def measure_steps(config, data, steps, repeats):
-    """Return milliseconds a step of each variant: `repeats` blocks of `steps` steps, in turn."""
+def measure_variants(config, data, steps, repeats):
+    """Return milliseconds a step of each of this process's variants: blocks of `steps`, in turn."""
     mine = [name for name in VARIANTS if distributed.get_rank() < VARIANTS[name][0]]
     loops = {name: loop_of(name, config, data) for name in mine}
-    seconds = {name: [] for name in VARIANTS}
+    seconds = {name: [] for name in mine}
     for _ in range(repeats + 1):  # the first block warms up
         for name, (_, _, threads, _) in VARIANTS.items():
             distributed.barrier()
@@ -64,7 +63,7 @@ def measure_steps(config, data, steps, repeats):
                 block = timed(lambda loop=loops[name]: [next(loop) for _ in range(steps)])
                 seconds[name].append(block / steps)
             torch.set_num_threads(1)
-    return {name: summary(each[1:]) for name, each in seconds.items() if name in loops}
+    return {name: summary(each[1:]) for name, each in seconds.items()}
 
 
 def measure_all_reduce(size, repeats):
@@ -72,13 +71,6 @@ def measure_all_reduce(size, repeats):
     tensor = torch.zeros(size // 4)
     seconds = [timed(lambda: distributed.all_reduce(tensor)) for _ in range(repeats + 3)]
     return summary(seconds[3:])  # the first three warm up
-
-
-def summary(seconds):
-    return {
-        "min_ms": round(min(seconds) * 1e3, 3),
-        "median_ms": round(statistics.median(seconds) * 1e3, 3),
-    }
 
 
 def gradient_bytes(config):
@@ -95,7 +87,7 @@ def worker(short):
     measured = {"training": {}, "all_reduce": {}}
     for recipe, (config, period) in RECIPES.items():
         steps = 2 if short else max(period, 20 // period)
-        measured["training"][recipe] = measure_steps(config, data, steps, repeats)
+        measured["training"][recipe] = measure_variants(config, data, steps, repeats)
         measured["all_reduce"][recipe] = {
             name: measure_all_reduce(size, repeats) for name, size in gradient_bytes(config).items()
         }

@@ -282,12 +282,14 @@ def measure_steps(loops, steps, repeats):
         for name, loop in loops.items():
             next_steps = itertools.islice(loop, steps)
             seconds[name].append(timed(lambda s=next_steps: list(s)) / steps)
+    return {name: summary(each) for name, each in seconds.items()}
+
+
+def summary(seconds):
+    """Return the minimum and the median in milliseconds."""
     return {
-        name: {
-            "min_ms": round(min(each) * 1e3, 3),
-            "median_ms": round(statistics.median(each) * 1e3, 3),
-        }
-        for name, each in seconds.items()
+        "min_ms": round(min(seconds) * 1e3, 3),
+        "median_ms": round(statistics.median(seconds) * 1e3, 3),
     }
 
 

@@ -210,8 +210,8 @@ def constant_generator(value):
     return generator
 
 
-def evaluate(generator, seed=0, count=FEWER):
-    return cg.evaluate(generator, seed, gan_train_images=count, progress=False)
+def evaluate(generator):
+    return cg.evaluate(generator, gan_train_images=FEWER, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -488,9 +488,8 @@ def late_thread():
     timeline(axes, 1.1, 1.48, "core 2", [short] * 8)
     barriers(axes, [1.1 + 0.2 * n for n in range(1, 9)], 1.315)
     write(axes, 0.2, 1.97, "A neighbour on one core", 12, ha="left", weight="bold")
-    late = [short] * 3
-    timeline(axes, 1.1, 2.3, "core 1", [*late, short, (turn, GREY)] * 2)
-    timeline(axes, 1.1, 2.63, "core 2", [*late, (turn, G), short] * 2)
+    timeline(axes, 1.1, 2.3, "core 1", [*[short] * 4, (turn, GREY)] * 2)
+    timeline(axes, 1.1, 2.63, "core 2", [*[short] * 3, (turn, G), short] * 2)
     barriers(axes, [1.3, 1.5, 1.7, 3.1, 3.3, 3.5, 3.7, 5.1], 2.465)
     time_arrow(axes, 2.93)
     return figure
@@ -599,15 +598,19 @@ def p_g_matching():
     for bottom, curves in ((1.6, ((p, REAL), (p_w, GREY))), (3.3, ((p_g, G),))):
         axes.plot((0.2, 5.3), (bottom, bottom), color=DARK, linewidth=1)
         for curve, color in curves:
-            heights = bottom - 1.5 * curve
-            axes.fill_between(x, heights, bottom, color=PALE[color], alpha=0.7, linewidth=0)
-            axes.plot(x, heights, color=color, linewidth=2)
+            density(axes, x, bottom - 1.5 * curve, bottom, color)
     axes.plot(x, 3.3 - 1.5 * p, color=REAL, linewidth=1.4, linestyle=DASHES)
-    write(axes, 2.0, 0.25, "$p$: real images of the class", 12)
+    write(axes, 2.0, 0.22, "$p$: real images of the class", 15)
     write(axes, 4.15, 0.5, "$p_w$: other classes", 15)
     write(axes, 4.05, 2.3, r"$p_G = \max(0,\ c\,p - p_w)$", 15)
     write(axes, 4.05, 2.65, "dashed: $p$", 12)
     return figure
+
+
+def density(axes, x, y, floor, color):
+    """Draw the curve of a density above its floor."""
+    axes.fill_between(x, floor, y, color=PALE[color], alpha=0.7, linewidth=0)
+    axes.plot(x, y, color=color, linewidth=2, zorder=3)
 
 
 def frechet():
@@ -622,8 +625,7 @@ def frechet():
         for color, mu, sigma in ((REAL, 0, 1), (G, mean, spread)):
             x = np.linspace(mu - 3 * sigma, mu + 3 * sigma, 121)
             y = floor - np.exp(-(((x - mu) / sigma) ** 2) / 2) / sigma
-            axes.fill_between(middle + unit * x, floor, y, facecolor=PALE[color], alpha=0.6)
-            axes.plot(middle + unit * x, y, color=color, linewidth=1.8, zorder=3)
+            density(axes, middle + unit * x, y, floor, color)
         axes.plot((0.2, 3.9), (floor, floor), color=DARK, linewidth=1)
         write(axes, 4.7, floor - 0.5, f"$d^2 = {square}$", 12)
     arrow(axes, (middle, 0.65), (middle + 3 * unit, 0.65))
